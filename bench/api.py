@@ -1,0 +1,253 @@
+"""All that the author of a method, a task or a memory imports: seven concepts, one name each.
+
+A **Task** draws **Episode**s and scores predictions. A **Method** is a frozen config that builds a **Learner** for a
+task. A **Memory** is a cell, state in and state out. Records, tables and the command line follow from these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+
+import torch
+from numpy.random import Generator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench.config import canonical, override
+from bench.errors import BenchError, MissingData, Unsuited
+from bench.registry import method, option, task
+from bench.seeding import generator
+
+__all__ = [
+    "BenchError", "Episode", "Examples", "Generator", "Learner", "Memory", "Method", "MissingData", "Split", "Task",
+    "TrainedMethod", "Unsuited", "answer", "generator", "method", "option", "task",
+]  # fmt: skip
+
+Split = Literal["train", "val", "test"]
+CHUNK = 10
+"""Evaluation episodes are drawn and answered this many at a time, whatever the method, so that they are the same."""
+
+
+class Examples(NamedTuple):
+    """Inputs with their labels.
+
+    x: [batch, n, *x_shape] float32. y: [batch, n] int64 class ids in 0..way-1, or [batch, n, d] (float32 values in
+    regression; int64 characters of string labels).
+    """
+
+    x: Tensor
+    y: Tensor
+
+
+class Episode(NamedTuple):
+    """One batch of episodes. In an online task the support is empty and the query is the whole sequence, in order."""
+
+    support: Examples
+    query: Examples
+
+    def to(self, device: torch.device | str) -> Episode:
+        """The same episodes on another device."""
+        return Episode(*(Examples(e.x.to(device), e.y.to(device)) for e in self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Data, metric and protocol. Subclasses are registered with `@task("name")`; their fields are the config.
+
+    A classification task need only write `x_shape`, `n_out` and `sample`. Bump `version` when its numbers change.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    version: ClassVar[int] = 1
+    kind: ClassVar[Literal["classification", "regression"]] = "classification"
+    metric: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
+    online: ClassVar[bool] = False
+    """True: predictions are made by `Learner.stream` over the query, each label shown one step after its input."""
+    dataset: ClassVar[str | None] = None
+    """Name in `bench.data` of the data set that `sample` reads; None where episodes are made from the seed alone."""
+    splits: ClassVar[tuple[Split, ...]] = ("train", "val", "test")
+
+    also: tuple[str, ...] = option((), "further settings to evaluate the trained learner in, e.g. way=20,shot=1")
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        raise NotImplementedError
+
+    @property
+    def n_out(self) -> int:
+        """Width of a prediction: the number of classes (way), or of output values."""
+        raise NotImplementedError
+
+    @property
+    def y_size(self) -> int:
+        """Width of an encoded label."""
+        return self.n_out
+
+    def check(self) -> None:
+        """Refuse fields that do not fit together; cheap, reads no data.
+
+        Raises:
+            BenchError: what does not fit, and what would.
+        """
+
+    def sample(self, split: Split, batch: int, rng: Generator) -> Episode:
+        """Draw a batch of episodes; all randomness comes from rng."""
+        raise NotImplementedError
+
+    def training(self) -> Task:
+        """The task whose episodes training uses: this one unless training way, shot or query differ."""
+        return self
+
+    def evaluations(self) -> Mapping[str, Task]:
+        """Settings in which one trained learner is tested, by name; the first, named "", is the task itself."""
+        return {"": replace(self, also=())} | {text: override(replace(self, also=()), text) for text in self.also}
+
+    def episodes(self, split: Split, count: int, seed: int) -> Iterator[Episode]:
+        """Evaluation episodes in chunks: fresh for each seed, the same for every method and training setting."""
+        for start in range(0, count, CHUNK):
+            rng = generator("eval", self.name, self.version, canonical(self.setting()), split, seed, start)
+            yield self.sample(split, min(CHUNK, count - start), rng)
+
+    def setting(self) -> dict[str, Any]:
+        """The fields that define what is measured, without those that shape training only."""
+        training_only = {f.name for f in fields(self) if f.metadata.get("training")}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in training_only | {"also"}}
+
+    def encode(self, y: Tensor) -> Tensor:
+        """Labels as a network reads them: [..., y_size] float32. Zeros are the null label."""
+        return F.one_hot(y, self.n_out).float() if self.kind == "classification" else y
+
+    def loss(self, prediction: Tensor, y: Tensor) -> Tensor:
+        """Training loss: mean cross-entropy in nats, or mean squared error. prediction: [batch, n, n_out]."""
+        if self.kind == "regression":
+            return F.mse_loss(prediction, y)
+        return F.cross_entropy(prediction.flatten(0, 1), y.flatten())
+
+    def score(self, prediction: Tensor, y: Tensor) -> Tensor:
+        """One number per episode, [batch]: accuracy in 0..1, or mean squared error."""
+        if self.kind == "regression":
+            return (prediction - y).square().flatten(1).mean(1)
+        return self.correct(prediction, y).float().mean(1)
+
+    def correct(self, prediction: Tensor, y: Tensor) -> Tensor:
+        """Which predictions are right: [batch, n] bool. Ties go to the lowest class, never to the true one."""
+        return prediction.argmax(-1) == y
+
+    def instances(self, y: Tensor) -> Tensor | None:
+        """In an online task, how often each label has been shown up to and including now: [batch, n], from 1."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A frozen config that builds a learner; registered with `@method("name")`. Its fields are the whole config.
+
+    This base is for methods that do not train; `TrainedMethod` adds the training recipe. Bump `version` when its
+    numbers change.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    version: ClassVar[int] = 1
+
+    def build(self, task: Task) -> Learner:
+        """A fresh learner for a task. Parameters are drawn from torch's global stream, which the caller seeds.
+
+        Its parameters must not depend on more of the task than they need: a learner is rebuilt for each setting of
+        `task.evaluations()` and given the trained parameters, which is possible only where their shapes agree.
+        """
+        raise NotImplementedError
+
+    def unsuited(self, task: Task) -> str | None:
+        """Why this method cannot run on a task, in a few words; None where it can."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedMethod(Method):
+    """A method trained by gradient descent over episodes; the fields are its recipe."""
+
+    batch: int = option(16, "episodes per training step")
+    lr: float = option(1e-3, "learning rate")
+    optimizer: Literal["adam", "rmsprop"] = option("adam", "rmsprop is Graves 2013's: centred, decay .95, momentum .9")
+    halve_every: int = option(0, "halve the learning rate every so many steps; 0: never")
+    clip: float = option(0.0, "clip the gradient's global norm; 0: never")
+
+    def optimiser(self, learner: Learner) -> torch.optim.Optimizer:
+        """The optimiser of a fresh learner; override for parameter groups or another rule."""
+        if self.optimizer == "adam":
+            return torch.optim.Adam(learner.parameters(), self.lr)
+        # Graves 2013 (arXiv:1308.0850, eq. 38-41); PyTorch's defaults (.99, 1e-8) drift off zero on memory networks.
+        return torch.optim.RMSprop(learner.parameters(), self.lr, alpha=0.95, eps=1e-4, momentum=0.9, centered=True)
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step (from 0)."""
+        return self.lr * 0.5 ** (step // self.halve_every) if self.halve_every else self.lr
+
+
+class Learner(nn.Module):
+    """What a method builds. `forward` is the one thing to write; the rest has defaults.
+
+    A learner is a function of its inputs and parameters: no state survives a call, and episodes of a batch never
+    influence each other in `eval()` mode.
+    """
+
+    def forward(self, support: Examples, query_x: Tensor) -> Tensor:
+        """Answer each query from the support alone.
+
+        query_x: [batch, n_query, *x_shape]. Returns [batch, n_query, n_out] (logits or values). Queries do not see
+        one another. With an empty support (n = 0) the learner answers with its prior.
+        """
+        raise NotImplementedError
+
+    def stream(self, x: Tensor, y: Tensor) -> Tensor:
+        """Answer a sequence online: out[:, t] sees x[:, :t+1] and y[:, :t] alone.
+
+        x: [batch, time, *x_shape], y: [batch, time, ...]. Returns [batch, time, n_out]. The default adapts anew on
+        each prefix; override it where that is quadratic.
+        """
+        steps = [self(Examples(x[:, :t], y[:, :t]), x[:, t : t + 1]) for t in range(x.shape[1])]
+        return torch.cat(steps, 1)
+
+    def loss(self, episode: Episode, task: Task) -> Tensor:
+        """Training loss of a batch of episodes; a scalar."""
+        return task.loss(answer(self, episode, task), episode.query.y)
+
+    def by_step(self, support: Examples, query_x: Tensor) -> dict[int, Tensor]:
+        """Predictions after so many adaptation steps, for methods that have steps; otherwise empty."""
+        return {}
+
+
+def answer(learner: Learner, episode: Episode, task: Task) -> Tensor:
+    """Predictions for the episode's queries under the task's protocol: [batch, n_query, n_out]."""
+    if task.online:
+        return learner.stream(*episode.query)
+    return learner(episode.support, episode.query.x)
+
+
+State = TypeVar("State", bound=tuple[Any, ...])
+
+
+class Memory(nn.Module, Generic[State]):
+    """An external memory as a cell, like `nn.LSTMCell`: state in, state out, nothing hidden, no reset.
+
+    The state is a NamedTuple of tensors whose first dimension is the batch.
+    """
+
+    interface_size: int
+    """Width of what a controller must emit at each step."""
+    read_size: int
+    """Width of what it gets back."""
+
+    def initial_state(self, batch: int, like: Tensor) -> State:
+        """The state before the first step, with `like`'s dtype and device."""
+        raise NotImplementedError
+
+    def forward(self, interface: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step. interface: [batch, interface_size]. Returns what was read, [batch, read_size], and the state."""
+        raise NotImplementedError

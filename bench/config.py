@@ -1,0 +1,133 @@
+"""Configs are frozen dataclasses: typed conversion from text, checked replacement, canonical JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from bench.errors import BenchError
+
+C = TypeVar("C")
+_BOOLEANS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
+
+
+def canonical(value: Any, indent: int | None = None) -> str:
+    """JSON with sorted keys and no NaN: equal values give equal bytes.
+
+    Raises:
+        ValueError: a NaN or an infinity.
+    """
+    separators = (",", ":") if indent is None else (",", ": ")
+    return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=True, indent=indent, separators=separators)
+
+
+def digest(value: Any, length: int = 12) -> str:
+    """First hex digits of the sha256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A config's fields as they enter a spec: late fields only where they differ from their default."""
+    values = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if not (f.metadata.get("late") and value == f.default):
+            values[f.name] = list(value) if isinstance(value, tuple) else value
+    return values
+
+
+def convert(cls: type, key: str, value: Any) -> Any:
+    """A value, from text, TOML or JSON, as the type of the field `key` of a config class.
+
+    Raises:
+        BenchError: no such field, or a value of a wrong type; the message lists the valid ones.
+    """
+    from bench.registry import unknown
+
+    owner = getattr(cls, "name", cls.__name__.lower())
+    hints = typing.get_type_hints(cls)
+    names = {f.name for f in dataclasses.fields(cls)}
+    if key not in names:
+        raise BenchError(unknown(f"field of {owner}", key, names))
+    try:
+        return _convert(hints[key], value)
+    except (ValueError, TypeError, KeyError):
+        raise BenchError(f"{owner}.{key} must be {describe(hints[key])}, not {value!r}") from None
+
+
+def _convert(kind: Any, value: Any) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        for choice in args:
+            if value == choice or str(value) == str(choice):
+                return choice
+        raise ValueError
+    if origin in (typing.Union, types.UnionType):
+        if value is None or value in ("none", ""):
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value)
+    if origin is tuple:
+        if isinstance(value, str):
+            # "+" joins settings that themselves hold commas: also=way=20,shot=1+way=20,shot=5
+            value = [v for v in value.split("+" if args[0] is str else ",") if v]
+        if not isinstance(value, (list, tuple)):
+            raise TypeError
+        return tuple(_convert(args[0], v) for v in value)
+    if kind is bool:
+        return _BOOLEANS[str(value).lower()]
+    if kind is int:
+        if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+            raise ValueError
+        return int(value)
+    if kind is float:
+        if isinstance(value, bool):
+            raise ValueError
+        number = float(value)
+        if not math.isfinite(number):
+            raise ValueError
+        return number
+    if kind is str:
+        if not isinstance(value, str):
+            raise TypeError
+        return value
+    raise TypeError(f"fields of type {kind} are not supported")
+
+
+def describe(kind: Any) -> str:
+    """A field's type in words."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(str(a) for a in args)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("none" if a is type(None) else describe(a) for a in args)
+    if origin is tuple:
+        return f"a list of {'settings joined by +' if args[0] is str else describe(args[0]) + 's joined by commas'}"
+    return {
+        int: "a whole number", float: "a finite number", bool: "true or false", str: "text",
+    }.get(kind, str(kind))  # fmt: skip
+
+
+def build(cls: type[C], values: Mapping[str, Any]) -> C:
+    """A config from values by field name, each converted and checked."""
+    return cls(**{key: convert(cls, key, value) for key, value in values.items()})
+
+
+def override(config: C, text: str) -> C:
+    """A config with fields replaced as "way=20,shot=1" says.
+
+    Raises:
+        BenchError: malformed text, unknown field or wrong type.
+    """
+    changes = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip():
+            raise BenchError(f"'{text}' is not a setting; write FIELD=VALUE, several joined by commas")
+        changes[key.strip()] = convert(type(config), key.strip(), value.strip())
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]

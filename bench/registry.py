@@ -1,0 +1,174 @@
+"""Names to methods, tasks and suites: built-in files, installed entry points and local plug-in files.
+
+Built-in modules of `bench.tasks`, `baselines` and `mann` are found by listing those packages, so a new file is a
+new entry. A third party's package names its module under the entry-point group `mannbench.plugins`; a single file
+goes into `$BENCH_PLUGINS` (paths joined by the system's path separator). A plug-in that fails to import is named
+in `failures`; everything else works.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import importlib
+import importlib.util
+import os
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, dataclass_transform
+
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.api import Method, Task
+
+Kind = Literal["method", "task"]
+BUILT_IN = ("bench.tasks", "baselines", "mann")
+ENTRY_POINTS = "mannbench.plugins"
+
+
+@dataclass
+class Registry:
+    """All entries of one kind, by name, and where each comes from."""
+
+    kind: Kind
+    entries: dict[str, type] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, cls: type) -> None:
+        """Enter a class under a name.
+
+        Raises:
+            BenchError: the name is taken by another class.
+        """
+        old = self.entries.get(name)
+        if old is not None and (old.__module__, old.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise BenchError(
+                f"the {self.kind} name '{name}' of {cls.__module__} is taken by {old.__module__}; choose another name"
+            )
+        self.entries[name] = cls
+        self.origins[name] = _origin or "built in"
+
+
+METHODS = Registry("method")
+TASKS = Registry("task")
+failures: dict[str, str] = {}
+"""Plug-ins that could not be imported: origin -> what went wrong."""
+_origin = ""
+_loaded = False
+
+
+def option(default: Any, help: str = "", *, late: bool = False, training: bool = False) -> Any:
+    """A config field with its one line of documentation.
+
+    late: added after records existed; left out of the identity while it holds its default, so that old records stay
+    valid. training: a task field that shapes training only; it does not change which test episodes are drawn.
+    """
+    return field(default=default, metadata={"help": help, "late": late, "training": training})
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(option, field))
+def method(name: str, source: str = "") -> Callable[[type[Method]], type[Method]]:
+    """Register a method: the class becomes a frozen dataclass whose fields are its config."""
+    return _decorator(METHODS, name, source)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(option, field))
+def task(name: str, source: str = "") -> Callable[[type[Task]], type[Task]]:
+    """Register a task: the class becomes a frozen dataclass whose fields are its config."""
+    return _decorator(TASKS, name, source)
+
+
+def _decorator(registry: Registry, name: str, source: str) -> Callable[[type], type]:
+    def register(cls: type) -> type:
+        cls = dataclass(frozen=True, kw_only=True)(cls)
+        cls.name = name
+        cls.source = source
+        registry.add(name, cls)
+        return cls
+
+    return register
+
+
+def load() -> None:
+    """Import everything that registers itself; once a process. Failures of plug-ins are collected, never raised."""
+    global _loaded
+    if _loaded:
+        return
+    _loaded = True
+    for package in BUILT_IN:
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            if not module.name.startswith("_"):
+                importlib.import_module(f"{package}.{module.name}")
+    for point in entry_points(group=ENTRY_POINTS):
+        origin = f"entry point {point.name} ({point.value})"
+        _try(origin, point.load)
+    for path in filter(None, os.environ.get("BENCH_PLUGINS", "").split(os.pathsep)):
+        _try(f"file {path}", lambda path=path: _import_file(Path(path)))
+
+
+def _try(origin: str, importer: Callable[[], object]) -> None:
+    global _origin
+    _origin = origin
+    try:
+        importer()
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as error:  # a stranger's module may raise anything, SystemExit included
+        failures[origin] = f"{type(error).__name__}: {error}"
+    finally:
+        _origin = ""
+
+
+def _import_file(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    name = f"bench_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+
+def get(registry: Registry, name: str) -> type:
+    """The class registered under a name.
+
+    Raises:
+        BenchError: no such name; the message offers the nearest ones.
+    """
+    load()
+    if name not in registry.entries:
+        raise BenchError(unknown(registry.kind, name, registry.entries, f"bench list {registry.kind}s"))
+    return registry.entries[name]
+
+
+def match(registry: Registry, pattern: str) -> list[str]:
+    """Names that a shell pattern matches, sorted; a plain name matches itself.
+
+    Raises:
+        BenchError: nothing matches.
+    """
+    load()
+    if not any(c in pattern for c in "*?["):
+        get(registry, pattern)
+        return [pattern]
+    names = sorted(fnmatch.filter(registry.entries, pattern))
+    if not names:
+        raise BenchError(f"no {registry.kind} matches '{pattern}'; `bench list {registry.kind}s` shows all of them")
+    return names
+
+
+def unknown(kind: str, name: str, known: Iterable[str], listing: str = "") -> str:
+    """The sentence for a name that does not exist, with did-you-mean."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        return f"there is no {kind} '{name}'; did you mean {' or '.join(near)}?"
+    where = f" (`{listing}` describes them)" if listing else ""
+    return f"there is no {kind} '{name}'; there are: {', '.join(known)}{where}"

@@ -1,0 +1,1 @@
+"""Tasks: data, metric and protocol, one file a family."""
