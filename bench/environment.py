@@ -1,0 +1,104 @@
+"""Where a result was made: code, packages, machine. Goes into every record and into `bench doctor`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import resource
+import subprocess
+import sys
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import bench
+
+ROOT = Path(bench.__file__).parent.parent
+PACKAGES = ("bench", "baselines", "mann")
+
+
+@lru_cache(maxsize=1)
+def source() -> dict[str, Any]:
+    """The code as this process started with it: commit, whether code files differ from it, digest of all sources."""
+    names = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
+    content = hashlib.sha256()
+    for path in names:
+        content.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    commit, dirty = None, None
+    if _git("ls-files", "bench/api.py"):
+        commit = _git("rev-parse", "HEAD")
+        dirty = bool(_git("status", "--porcelain", "--", *PACKAGES))
+    return {"version": bench.__version__, "commit": commit, "dirty": dirty, "source_sha256": content.hexdigest()}
+
+
+def describe(device: str, threads: int) -> dict[str, Any]:
+    """The environment of a record."""
+    import torch
+
+    return source() | {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": version("numpy"),
+        "cuda": torch.version.cuda if device == "cuda" else None,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "precision": "float32",
+    }
+
+
+def cpu_name() -> str:
+    """The processor's model name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def package(name: str) -> str | None:
+    """Installed version of a distribution, or None."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def reset_peak_memory(device: str) -> None:
+    """Start counting peak memory anew, where the system allows."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+    elif sys.platform == "linux":
+        # A container may forbid it: the peak is then the process's, an upper bound.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: str) -> int:
+    """Peak bytes since the reset: allocated by torch on a GPU, resident set of the process on a CPU."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "linux":
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

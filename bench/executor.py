@@ -1,0 +1,262 @@
+"""Runs pending cells, here or in worker processes; survives interruption, lost workers and racing runs.
+
+The store is the only shared truth: a cell is done when its record is there. An advisory lock keeps two runs on one
+store from computing the same cell at once; without it (a file system that has none) the work is double and harmless.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from bench import files, records
+from bench.config import canonical
+from bench.errors import BenchError
+from bench.grid import Cell
+from bench.training import Context, Interrupted, Progress, run_cell
+
+GRACE_S = 1.5
+"""After Ctrl-C a step in flight gets this long before it is cut off; its last checkpoint remains."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one cell ended in this call."""
+
+    cell: Cell
+    status: Literal["done", "failed", "interrupted"]
+    message: str = ""
+    user_error: bool = False
+
+
+def execute(
+    cells: Sequence[Cell],
+    context: Context,
+    workers: int = 1,
+    finished: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
+    """Run cells that have no record yet. One cell's failure does not stop the others; Ctrl-C stops all within 2 s."""
+    outcomes: list[Outcome] = []
+
+    def note(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        finished(outcome)
+
+    with _interruptible() as stopping:
+        if workers == 1 or len(cells) == 1:
+            _here(cells, replace(context, stopping=stopping.is_set), note)
+        else:
+            _pool(cells, context, workers, stopping, note)
+    seen = {o.cell.id for o in outcomes}
+    for cell in cells:
+        if cell.id not in seen:
+            note(Outcome(cell, "interrupted"))
+    return outcomes
+
+
+def failure(results: Path, cell_id: str) -> str | None:
+    """Why a cell failed the last time it ran, or None."""
+    try:
+        return (results / ".bench" / "failures" / cell_id).read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
+def _here(cells: Sequence[Cell], context: Context, note: Callable[[Outcome], None]) -> None:
+    # A cell that another run holds is put to the end of the line, and its record is awaited there.
+    waiting = list(cells)
+    while waiting:
+        busy = []
+        for cell in waiting:
+            outcome = _attempt(cell, context)
+            if outcome is None:
+                busy.append(cell)
+                continue
+            note(outcome)
+            if outcome.status == "interrupted":
+                return
+        if len(busy) == len(waiting):
+            context.report(Progress(busy[0].id, "waiting for another run", 0, 0))
+            time.sleep(0.2)
+        if busy and context.stopping():
+            return
+        waiting = busy
+
+
+def _attempt(cell: Cell, context: Context) -> Outcome | None:
+    """Run one cell under its lock; None where another process holds it."""
+    failures = context.results / ".bench" / "failures" / cell.id
+    try:
+        with _lock(context.results, cell.id) as mine:
+            if not mine:
+                return None
+            if not records.path_of(context.results, cell.spec).exists():
+                run_cell(cell, context)
+            failures.unlink(missing_ok=True)
+            return Outcome(cell, "done")
+    except (Interrupted, KeyboardInterrupt):
+        return Outcome(cell, "interrupted")
+    except Exception as error:
+        user_error = isinstance(error, BenchError)
+        message = str(error) if user_error else f"{type(error).__name__}: {error}"
+        with contextlib.suppress(BenchError):
+            files.replace(failures, f"{message}\n\n{cell.label}\n{traceback.format_exc()}".encode())
+        return Outcome(cell, "failed", message, user_error)
+
+
+def _pool(
+    cells: Sequence[Cell],
+    context: Context,
+    workers: int,
+    stopping: threading.Event,
+    note: Callable[[Outcome], None],
+) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    stop, reports = spawn.Event(), spawn.Queue()
+    pool = ProcessPoolExecutor(min(workers, len(cells)), spawn, initializer=_start_worker, initargs=(stop, reports))
+    plain = replace(context, report=_ignore, stopping=_never)
+    futures: dict[Future[Outcome | None], Cell] = {pool.submit(_work, cell, plain): cell for cell in cells}
+    deadline = float("inf")
+    try:
+        while futures and time.monotonic() < deadline:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    context.report(reports.get(timeout=0.1))
+            if stopping.is_set() and not stop.is_set():
+                stop.set()
+                deadline = time.monotonic() + GRACE_S
+                pool.shutdown(wait=False, cancel_futures=True)
+            for future in [f for f in futures if f.done()]:
+                cell = futures.pop(future)
+                if future.cancelled():
+                    continue
+                try:
+                    outcome = future.result()
+                except BrokenProcessPool:
+                    outcome = Outcome(
+                        cell, "failed", "its worker process was lost (killed, or out of memory); run again"
+                    )
+                if outcome is None and not stop.is_set():
+                    time.sleep(0.1)
+                    futures[pool.submit(_work, cell, plain)] = cell
+                elif outcome is not None:
+                    note(outcome)
+    finally:
+        # Killing is safe at any moment: files are whole or not there.
+        for process in list((getattr(pool, "_processes", None) or {}).values()):
+            if stopping.is_set():
+                process.kill()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_stop: Any = None
+_reports: Any = None
+
+
+def _start_worker(stop: Any, reports: Any) -> None:
+    global _stop, _reports
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and tells through the event
+    _stop, _reports = stop, reports
+    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _die_with_parent(parent: int) -> None:
+    """A worker whose parent was killed must not go on holding its cell."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _work(cell: Cell, context: Context) -> Outcome | None:
+    last = 0.0
+
+    def report(progress: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last > 0.2 or progress.phase != "training":
+            last = time.monotonic()
+            _reports.put(progress)
+
+    return _attempt(cell, replace(context, report=report, stopping=_stop.is_set))
+
+
+def _ignore(progress: Progress) -> None:
+    pass
+
+
+def _never() -> bool:
+    return False
+
+
+@contextlib.contextmanager
+def _lock(results: Path, cell_id: str) -> Iterator[bool]:
+    """An advisory lock on a cell; the system frees it when the process ends, however it ends."""
+    path = results / ".bench" / "locks" / cell_id
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    except OSError as error:
+        raise BenchError(f"cannot write in {results}: {error.strerror}; choose another --results folder") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:
+            pass  # a file system without locks
+        yield True
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """First Ctrl-C sets the event; a step that takes longer than the grace period, or a second Ctrl-C, is cut off."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def ask(signum: int, frame: Any) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+        signal.setitimer(signal.ITIMER_REAL, GRACE_S)
+
+    def cut(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGALRM, cut)
+    try:
+        yield event
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def preflight(results: Path) -> None:
+    """Make sure that the results folder can be written, before any work is spent.
+
+    Raises:
+        BenchError: it cannot.
+    """
+    probe = results / ".bench" / f"probe-{os.getpid()}"
+    files.replace(probe, canonical({"pid": os.getpid()}).encode())
+    probe.unlink(missing_ok=True)

@@ -1,0 +1,314 @@
+"""From suites and command-line choices to cells: method x task x seed x budget, each with an id."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from bench import data, registry
+from bench.api import Method, Task, TrainedMethod
+from bench.config import as_dict, build, convert, digest
+from bench.errors import BenchError, MissingData, Unsuited
+
+SUITES = Path(__file__).parent / "suites"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How long a cell trains and how much it is evaluated; the same for all methods that are compared."""
+
+    steps: int = registry.option(2000, "training steps, each of `batch` episodes")
+    validations: int = registry.option(20, "evenly spaced validations, the last after the last step; 0: none")
+    val_episodes: int = registry.option(200, "validation episodes, the same each time")
+    test_episodes: int = registry.option(600, "test episodes, touched once")
+    select: Literal["best", "last"] = registry.option(
+        "best", "which parameters are tested: best on validation, or last"
+    )
+
+    def check(self) -> None:
+        """Refuse impossible numbers.
+
+        Raises:
+            BenchError: which number, and what it may be.
+        """
+        for name in ("steps", "test_episodes"):
+            if getattr(self, name) < 1:
+                raise BenchError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.validations < 0 or (self.validations and self.val_episodes < 1):
+            raise BenchError("validations must be 0 or more, and val_episodes at least 1")
+
+    def validation_steps(self) -> list[int]:
+        """Steps (counted from 1) after which validation runs."""
+        return sorted({max(1, self.steps * (i + 1) // self.validations) for i in range(self.validations)})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One unit of work. Its id is a digest of its spec: changed spec, changed cell."""
+
+    method: Method
+    task: Task
+    seed: int
+    budget: Budget
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """All that defines the result; device, workers, paths and verbosity are outside it."""
+        return {
+            "method": {"name": self.method.name, "version": self.method.version, "fields": as_dict(self.method)},
+            "task": {
+                "name": self.task.name,
+                "version": self.task.version,
+                "fields": as_dict(self.task),
+                "data": data.digest(self.task.dataset) if self.task.dataset else None,
+            },
+            "seed": self.seed,
+            "budget": as_dict(self.budget),
+        }
+
+    @property
+    def id(self) -> str:
+        """12 hex digits of the sha256 of the spec's canonical JSON."""
+        return digest(self.spec)
+
+    @property
+    def label(self) -> str:
+        """The cell as a person names it."""
+        return f"{self.method.name} × {self.task.name} · seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cells to run, and what was left out and why."""
+
+    cells: list[Cell]
+    notes: list[str] = field(default_factory=list)
+
+
+def plan(
+    suite: str | None = None,
+    methods: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    seeds: str | Iterable[int] | None = None,
+    settings: Sequence[str] = (),
+    steps: int | None = None,
+) -> Plan:
+    """Expand choices into cells. With a suite, methods, tasks and seeds narrow it down; without, they make the grid.
+
+    settings: "mann.slots=256", "omniglot.way=20", "budget.validations=5"; the part before the dot may be a pattern.
+
+    Raises:
+        BenchError: unknown names, malformed settings, or nothing left to run.
+    """
+    if suite is not None:
+        blocks = _suite_blocks(suite)
+    elif methods and tasks:
+        blocks = [{"methods": list(methods), "tasks": list(tasks)}]
+    else:
+        raise BenchError(
+            f"say what to run: a suite ({', '.join(suites())}), or at least one -m METHOD and one -t TASK; "
+            "`bench list` shows them"
+        )
+    changes = _parse_settings([*settings, *([f"budget.steps={steps}"] if steps is not None else [])])
+    cells: dict[str, Cell] = {}
+    notes: list[str] = []
+    used: set[int] = set()
+    for block in blocks:
+        budget = _apply(build(Budget, block.get("budget", {})), "budget", changes, used)
+        budget.check()
+        all_methods = [_apply(m, m.name, changes, used) for m in _entries(registry.METHODS, block["methods"])]
+        all_tasks = [_apply(t, t.name, changes, used) for t in _entries(registry.TASKS, block["tasks"])]
+        if suite is not None:
+            all_methods = _narrow(registry.METHODS, all_methods, methods)
+            all_tasks = _narrow(registry.TASKS, all_tasks, tasks)
+        for t in all_tasks:
+            t.check()
+            for each in t.evaluations().values():
+                each.check()
+        block_seeds = parse_seeds(seeds if seeds is not None else block.get("seeds", "0"))
+        try:
+            for seed in block_seeds:
+                for t in all_tasks:
+                    for m in all_methods:
+                        reason = m.unsuited(t)
+                        if reason:
+                            note = f"{m.name} does not run on {t.name}: {reason}"
+                            notes += [note] if note not in notes else []
+                        else:
+                            cell = Cell(m, t, seed, _fit(budget, m, t))
+                            cells.setdefault(cell.id, cell)
+        except MissingData as missing:
+            if not block.get("optional"):
+                raise
+            notes.append(f"left out {', '.join(t.name for t in all_tasks)}: {missing}")
+    for i, (target, key, _) in enumerate(changes):
+        if i not in used:
+            raise BenchError(f"--set {target}.{key} fits nothing in this run; {_settable(cells.values())}")
+    if not cells:
+        raise Unsuited("; ".join(notes)) if notes else BenchError("nothing to run: no cell matches these choices")
+    return Plan(list(cells.values()), notes)
+
+
+def suites() -> list[str]:
+    """Names of the suites that travel with the project."""
+    return sorted(path.stem for path in SUITES.glob("*.toml"))
+
+
+def read_suite(name: str) -> dict[str, Any]:
+    """A suite's content: by name, or from a path to a .toml file.
+
+    Raises:
+        BenchError: no such suite, or not valid TOML.
+    """
+    path = Path(name) if name.endswith(".toml") else SUITES / f"{name}.toml"
+    if not path.is_file():
+        raise BenchError(registry.unknown("suite", name, suites(), "bench list suites"))
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BenchError(f"the suite {path} is not valid TOML: {error}") from None
+
+
+def _suite_blocks(name: str) -> list[dict[str, Any]]:
+    blocks = read_suite(name).get("grid")
+    known = {"methods", "tasks", "seeds", "budget", "optional"}
+    if not isinstance(blocks, list) or not blocks:
+        raise BenchError(f"the suite {name} has no [[grid]] block; it needs one with methods and tasks")
+    for block in blocks:
+        if not isinstance(block, dict) or not {"methods", "tasks"} <= set(block) <= known:
+            raise BenchError(
+                f"a [[grid]] block of {name} needs methods and tasks, and may have seeds, budget, optional"
+            )
+    return blocks
+
+
+def parse_seeds(seeds: str | int | Iterable[int]) -> list[int]:
+    """Seeds from "0-4", "3", "0,2,5-7" or integers, without repeats, in order.
+
+    Raises:
+        BenchError: malformed, empty or negative.
+    """
+    if isinstance(seeds, str):
+        found: list[int] = []
+        for part in seeds.split(","):
+            ends = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
+            if not ends or (ends[2] and int(ends[2]) < int(ends[1])) or int(ends[2] or 0) - int(ends[1]) > 100_000:
+                raise BenchError(f"seeds are written 0-4, 3 or 0,2,5-7; '{seeds}' is not understood")
+            found += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+    else:
+        found = [seeds] if isinstance(seeds, int) else list(seeds)
+        if not all(isinstance(s, int) and s >= 0 for s in found):
+            raise BenchError(f"seeds are whole numbers from 0, not {found}")
+    if not found:
+        raise BenchError("no seeds given; write 0-4, 3 or 0,2,5-7")
+    return list(dict.fromkeys(found))
+
+
+def shard(cells: Sequence[Cell], text: str) -> list[Cell]:
+    """The i-th of n parts, "i/n" with i from 1: over all i each cell appears exactly once.
+
+    Raises:
+        BenchError: not of that form.
+    """
+    parts = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if not parts or not 1 <= int(parts[1]) <= int(parts[2]):
+        raise BenchError(f"a shard is written i/n with i from 1 to n, such as 2/4; '{text}' is not understood")
+    mine = {c.id for c in sorted(cells, key=lambda c: c.id)[int(parts[1]) - 1 :: int(parts[2])]}
+    return [c for c in cells if c.id in mine]
+
+
+def from_spec(spec: Mapping[str, Any]) -> Cell:
+    """The cell of a recorded spec, as the code of today understands it.
+
+    Raises:
+        BenchError: the method, the task or one of their fields no longer exists.
+    """
+    method = build(registry.get(registry.METHODS, spec["method"]["name"]), spec["method"]["fields"])
+    task = build(registry.get(registry.TASKS, spec["task"]["name"]), spec["task"]["fields"])
+    return Cell(method, task, spec["seed"], Budget(**spec["budget"]))
+
+
+def command(spec: Mapping[str, Any]) -> str:
+    """The command that makes a spec's record again: every field that differs from today's default is spelled out."""
+    cell = from_spec(spec)
+    parts = [f"bench run -m {cell.method.name} -t {cell.task.name} --seeds {cell.seed}"]
+    budget = cell.budget
+    if isinstance(cell.method, TrainedMethod):
+        parts.append(f"--steps {budget.steps}")
+    for target, config in ((cell.method.name, cell.method), (cell.task.name, cell.task), ("budget", budget)):
+        for f in fields(config):
+            value = getattr(config, f.name)
+            untrained = config is budget and not isinstance(cell.method, TrainedMethod) and f.name != "test_episodes"
+            if value == f.default or untrained or (config is budget and f.name == "steps"):
+                continue
+            if isinstance(value, tuple):
+                value = ("+" if f.name == "also" else ",").join(map(str, value))
+            text = f"{target}.{f.name}={value}"
+            parts.append(f"--set '{text}'" if re.search(r"[^\w.=,:-]", text) else f"--set {text}")
+    return " ".join(parts)
+
+
+def _fit(budget: Budget, method: Method, task: Task) -> Budget:
+    """The budget as this cell can spend it, so that what cannot matter does not change the id."""
+    if not isinstance(method, TrainedMethod):
+        return replace(budget, steps=0, validations=0, val_episodes=0, select="last")
+    if "val" not in task.splits or budget.validations == 0:
+        return replace(budget, validations=0, val_episodes=0, select="last")
+    return budget
+
+
+def _entries(reg: registry.Registry, items: Sequence[str | Mapping[str, Any]]) -> list[Any]:
+    """Configs from names, patterns, or tables with a name and fields."""
+    configs = []
+    for item in items:
+        values = {"name": item} if isinstance(item, str) else dict(item)
+        name = values.pop("name", None)
+        if not isinstance(name, str):
+            raise BenchError(f"a {reg.kind} is given by its name, or as a table with a name and fields, not {item!r}")
+        configs += [build(registry.get(reg, n), values) for n in registry.match(reg, name)]
+    return list(dict.fromkeys(configs))
+
+
+def _narrow(reg: registry.Registry, configs: list[Any], patterns: Sequence[str]) -> list[Any]:
+    wanted = {name for pattern in patterns for name in registry.match(reg, pattern)}
+    return [c for c in configs if not patterns or c.name in wanted]
+
+
+def _parse_settings(settings: Sequence[str]) -> list[tuple[str, str, str]]:
+    parsed = []
+    for text in settings:
+        match = re.fullmatch(r"([^=]+)\.([\w]+)=(.*)", text, re.DOTALL)
+        if not match:
+            raise BenchError(f"--set takes NAME.FIELD=VALUE, such as mann.slots=256; '{text}' is not understood")
+        target, key, value = match.groups()
+        known = {*registry.METHODS.entries, *registry.TASKS.entries, "budget"}
+        if not fnmatch.filter(known, target):
+            registry.load()
+            known |= {*registry.METHODS.entries, *registry.TASKS.entries}
+            if not fnmatch.filter(known, target):
+                raise BenchError(registry.unknown("method, task or budget", target, known))
+        parsed.append((target, key, value))
+    return parsed
+
+
+def _apply(config: Any, name: str, changes: Sequence[tuple[str, str, str]], used: set[int]) -> Any:
+    for i, (target, key, value) in enumerate(changes):
+        if not fnmatch.fnmatchcase(name, target):
+            continue
+        is_pattern = target != name
+        if is_pattern and key not in {f.name for f in fields(config)}:
+            continue
+        config = replace(config, **{key: convert(type(config), key, value)})
+        used.add(i)
+    return config
+
+
+def _settable(cells: Iterable[Cell]) -> str:
+    names = {name for c in cells for name in (c.method.name, c.task.name)}
+    return f"it can set fields of {', '.join(sorted(names | {'budget'}))}"

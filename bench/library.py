@@ -1,0 +1,82 @@
+"""The harness from Python: `bench.run` and `bench.load`, the same as the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench import executor, grid, records
+from bench.errors import BenchError
+from bench.training import Context, Progress, device_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run(
+    suite: str | None = None,
+    *,
+    methods: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    seeds: str | Iterable[int] | None = None,
+    set: Sequence[str] = (),
+    steps: int | None = None,
+    data: str | os.PathLike[str] | None = None,
+    results: str | os.PathLike[str] = "results",
+    workers: int = 1,
+    threads: int | None = None,
+    device: str = "cpu",
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> list[records.Record]:
+    """Run a grid and return its records; cells that are recorded already are not run again.
+
+    Args:
+        suite: name of a suite or path of a .toml file; or give methods and tasks.
+        methods, tasks: names or patterns such as "mann*".
+        seeds: "0-4" or integers.
+        set: settings such as "mann.slots=256".
+        steps: training steps; short for set=["budget.steps=..."].
+        data: folder of data sets; default `$BENCH_DATA`.
+        results: folder of records.
+        workers, threads: processes, and torch threads in each.
+        device: cpu, cuda or auto.
+        report: called with a `Progress` as work goes on.
+
+    Raises:
+        BenchError: something in the request is wrong, or cells failed; finished records are kept.
+        KeyboardInterrupt: Ctrl-C; run again to resume.
+    """
+    if data is not None:
+        os.environ["BENCH_DATA"] = str(data)
+    plan = grid.plan(suite, methods, tasks, seeds, set, steps)
+    context = Context(Path(results), device_of(device), threads_for(workers, threads), report)
+    pending = [c for c in plan.cells if not records.path_of(context.results, c.spec).exists()]
+    if pending:
+        executor.preflight(context.results)
+        outcomes = executor.execute(pending, context, workers)
+        if any(o.status == "interrupted" for o in outcomes):
+            raise KeyboardInterrupt
+        failed = [o for o in outcomes if o.status == "failed"]
+        if failed:
+            raise BenchError(f"{len(failed)} of {len(pending)} cells failed; the first: {failed[0].message}")
+    return [records.read(records.path_of(context.results, c.spec)) for c in plan.cells]
+
+
+def load(results: str | os.PathLike[str] = "results") -> pd.DataFrame:
+    """All records of a results folder as a DataFrame, one row per record and evaluation setting."""
+    from bench import tables
+
+    return tables.frame(records.load(Path(results)).records)
+
+
+def threads_for(workers: int, threads: int | None) -> int:
+    """Torch threads per worker: as asked for, or the cores shared out.
+
+    Raises:
+        BenchError: fewer than one worker or thread.
+    """
+    if workers < 1 or (threads is not None and threads < 1):
+        raise BenchError("workers and threads must be at least 1")
+    return threads or max(1, (os.cpu_count() or 1) // workers)

@@ -1,0 +1,335 @@
+"""One cell, from spec to record: train, validate, select, test. Resumable at every step, to the bit."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import checkpoints, environment, records
+from bench.api import Episode, Learner, Split, Task, TrainedMethod, answer
+from bench.config import canonical
+from bench.errors import BenchError, Unsuited
+from bench.grid import Cell
+from bench.seeding import generator, torch_seed
+
+CHECKPOINT_S = 20.0
+INSTANCES = 10
+"""Accuracy by instance is recorded for the first ten presentations of a class."""
+
+
+class Interrupted(Exception):
+    """The user asked to stop; a checkpoint holds the work so far."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a running cell says of itself."""
+
+    id: str
+    phase: str
+    step: int
+    steps: int
+    loss: float = math.nan
+
+
+@dataclass
+class Context:
+    """How to run, as opposed to what: nothing in here changes a result."""
+
+    results: Path
+    device: str = "cpu"
+    threads: int = 1
+    report: Callable[[Progress], None] = lambda progress: None
+    stopping: Callable[[], bool] = lambda: False
+    checkpoint_s: float = CHECKPOINT_S
+
+
+@dataclass
+class Training:
+    """All that changes while a cell trains; a checkpoint is this and nothing more."""
+
+    learner: Learner
+    optimiser: torch.optim.Optimizer | None
+    step: int = 0
+    best_step: int = 0
+    best_score: float | None = None
+    best: dict[str, Tensor] = field(default_factory=dict)
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    loss_sum: float = 0.0
+    """Sum of training losses since the last point of the curve."""
+    loss_steps: int = 0
+    train_s: float = 0.0
+    resumed: list[dict[str, Any]] = field(default_factory=list)
+    """Where training was taken up again, and by which code."""
+
+    def state(self) -> dict[str, Any]:
+        """As a checkpoint holds it."""
+        assert self.optimiser is not None
+        notes = {k: getattr(self, k) for k in ("best_step", "best_score", "loss_sum", "loss_steps", "train_s")}
+        return {
+            "learner": self.learner.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "best": self.best,
+            # JSON keeps floats to the bit and needs no pickled containers.
+            "notes": json.dumps(notes | {"curve": self.curve, "resumed": self.resumed}),
+        }
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Take up a checkpoint."""
+        assert self.optimiser is not None
+        self.learner.load_state_dict(content["learner"])
+        self.optimiser.load_state_dict(content["optimiser"])
+        self.best, self.step = content["best"], content["step"]
+        for key, value in json.loads(content["notes"]).items():
+            setattr(self, key, value)
+
+
+def run_cell(cell: Cell, context: Context) -> records.Record:
+    """Train and test one cell and write its record. Takes up the latest checkpoint where there is one.
+
+    Raises:
+        Interrupted: asked to stop; run again to resume.
+        BenchError: the method, task or checkpoint cannot be used.
+    """
+    torch.set_num_threads(context.threads)
+    if context.device == "cuda":
+        torch.backends.cudnn.deterministic = True
+    started = _now()
+    environment.reset_peak_memory(context.device)
+    env = environment.describe(context.device, context.threads)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed("init", cell.method.name, cell.seed))
+        learner = cell.method.build(cell.task.training()).to(context.device)
+        testers = _testers(cell, learner, context.device)
+        training = Training(learner, None)
+        finite = True
+        if isinstance(cell.method, TrainedMethod):
+            training.optimiser = cell.method.optimiser(learner)
+        try:
+            if isinstance(cell.method, TrainedMethod):
+                finite = _train(cell, cell.method, training, testers[""][1], context)
+            evaluations, eval_s = _test(cell, training, testers, context) if finite else ({}, 0.0)
+        except Interrupted:
+            if training.optimiser is not None:
+                checkpoints.save_step(context.results, cell.id, training.step, training.state())
+            raise
+    record = records.Record(
+        id=cell.id,
+        spec=cell.spec,
+        outcome="ok" if evaluations else "diverged",
+        result={
+            "metric": cell.task.metric,
+            "higher_is_better": cell.task.higher_is_better,
+            "selected_step": training.best_step,
+            "curve": training.curve,
+            "evaluations": evaluations,
+        },
+        cost={
+            "train_s": round(training.train_s, 3),
+            "eval_s": round(eval_s, 3),
+            "params": sum(p.numel() for p in learner.parameters()),
+            "train_episodes_per_s": _rate(cell, training),
+            "peak_bytes": environment.peak_memory(context.device),
+        },
+        data={"name": cell.task.dataset, "sha256": cell.spec["task"]["data"]} if cell.task.dataset else None,
+        env=env | ({"resumed": training.resumed} if training.resumed else {}),
+        started=started,
+        finished=_now(),
+    )
+    if isinstance(cell.method, TrainedMethod):
+        final = {"learner": training.best or learner.state_dict(), "step": training.best_step}
+        checkpoints.save(checkpoints.folder(context.results, cell.id) / "final.pt", cell.id, final)
+    records.write(context.results, record)
+    checkpoints.drop_steps(context.results, cell.id)
+    return record
+
+
+def evaluate(
+    learner: Learner, task: Task, split: Split, count: int, seed: int, context: Context, by_step: bool = False
+) -> dict[str, Any]:
+    """Scores on evaluation episodes: mean, per_episode and, where they apply, by_instance and by_step."""
+    learner.eval()
+    scores: list[float] = []
+    hits, shown = torch.zeros(INSTANCES, dtype=torch.float64), torch.zeros(INSTANCES, dtype=torch.int64)
+    steps: dict[str, list[float]] = {}
+    with torch.no_grad():
+        for drawn in task.episodes(split, count, seed):
+            if context.stopping():
+                raise Interrupted
+            episode = drawn.to(context.device)
+            prediction = answer(learner, episode, task)
+            scores += task.score(prediction, episode.query.y).tolist()
+            _count_instances(task, prediction, episode, hits, shown)
+            if by_step:
+                for step, each in learner.by_step(episode.support, episode.query.x).items():
+                    steps.setdefault(str(step), []).extend(task.score(each, episode.query.y).tolist())
+    instances = {"mean": [_short(h / n) if n else None for h, n in zip(hits.tolist(), shown.tolist(), strict=True)],
+                 "n": shown.tolist()}  # fmt: skip
+    return _scores(scores) | {
+        "by_instance": instances if shown.any() else None,
+        "by_step": {step: _scores(values) for step, values in steps.items()} or None,
+    }
+
+
+def _train(cell: Cell, method: TrainedMethod, training: Training, validator: Learner, context: Context) -> bool:
+    """Train to the end of the budget. Returns False where the loss became infinite or NaN."""
+    budget, task, learner, optimiser = cell.budget, cell.task.training(), training.learner, training.optimiser
+    assert optimiser is not None
+    saved = checkpoints.latest(context.results, cell.id)
+    if saved:
+        training.restore(saved)
+        code = environment.source()
+        training.resumed.append({"step": training.step, "commit": code["commit"], "source": code["source_sha256"]})
+    validations = set(budget.validation_steps())
+    # Without validation the curve still gets twenty points of training loss.
+    points = validations or set(replace(budget, validations=20).validation_steps())
+    setting = canonical(task.setting())
+    saved_at = time.monotonic()
+    while True:
+        if training.step in points and (not training.curve or training.curve[-1]["step"] < training.step):
+            _add_point(cell, training, validator if validations else None, context)
+        if training.step == budget.steps:
+            break
+        if context.stopping():
+            raise Interrupted
+        began, step = time.monotonic(), training.step
+        rng = generator("train", task.name, task.version, setting, cell.seed, step)
+        episode = task.sample("train", method.batch, rng).to(context.device)
+        learner.train()
+        torch.manual_seed(torch_seed("step", cell.seed, step))  # dropout and the like: a function of the step
+        loss = learner.loss(episode, task)
+        value = loss.item()
+        if not math.isfinite(value):
+            training.curve.append({"step": step + 1, "loss": None, "val": None, "val_by_instance": None})
+            return False
+        optimiser.zero_grad()
+        loss.backward()
+        if method.clip:
+            torch.nn.utils.clip_grad_norm_(learner.parameters(), method.clip)
+        for group in optimiser.param_groups:
+            group["lr"] = method.rate(step)
+        optimiser.step()
+        training.step += 1
+        training.loss_sum += value
+        training.loss_steps += 1
+        training.train_s += time.monotonic() - began
+        context.report(Progress(cell.id, "training", training.step, budget.steps, value))
+        if time.monotonic() - saved_at > context.checkpoint_s:
+            checkpoints.save_step(context.results, cell.id, training.step, training.state())
+            saved_at = time.monotonic()
+    if budget.select == "last" or not training.best:
+        training.best_step, training.best = budget.steps, copy.deepcopy(learner.state_dict())
+    return True
+
+
+def _add_point(cell: Cell, training: Training, validator: Learner | None, context: Context) -> None:
+    """Add a point to the curve; keep the parameters that are best on validation."""
+    point: dict[str, Any] = {
+        "step": training.step,
+        "loss": _short(training.loss_sum / training.loss_steps),
+        "val": None,
+        "val_by_instance": None,
+    }
+    if validator is not None:
+        validator.load_state_dict(training.learner.state_dict())
+        scores = evaluate(validator, cell.task, "val", cell.budget.val_episodes, cell.seed, context)
+        point["val"] = scores["mean"] if math.isfinite(scores["mean"]) else None
+        point["val_by_instance"] = scores["by_instance"]["mean"] if scores["by_instance"] else None
+        sign = 1 if cell.task.higher_is_better else -1
+        best = training.best_score
+        if point["val"] is not None and (best is None or sign * point["val"] > sign * best):
+            training.best_score, training.best_step = point["val"], training.step
+            training.best = copy.deepcopy(training.learner.state_dict())
+    training.curve.append(point)
+    training.loss_sum, training.loss_steps = 0.0, 0
+
+
+def _test(
+    cell: Cell, training: Training, testers: dict[str, tuple[Task, Learner]], context: Context
+) -> tuple[dict[str, Any], float]:
+    """Touch the test split once, in every setting. Returns the evaluations, empty if any is not finite, and seconds."""
+    began = time.monotonic()
+    evaluations = {}
+    for name, (task, learner) in testers.items():
+        context.report(Progress(cell.id, "testing", training.step, cell.budget.steps))
+        if training.best:
+            learner.load_state_dict(training.best)
+        scores = evaluate(learner, task, "test", cell.budget.test_episodes, cell.seed, context, by_step=True)
+        if not all(math.isfinite(s) for s in scores["per_episode"]):
+            return {}, time.monotonic() - began
+        evaluations[name] = scores | {"setting": json.loads(canonical(task.setting()))}
+    return evaluations, time.monotonic() - began
+
+
+def _testers(cell: Cell, learner: Learner, device: str) -> dict[str, tuple[Task, Learner]]:
+    """For each evaluation setting its task and a learner that can take the trained parameters."""
+    testers = {}
+    for name, task in cell.task.evaluations().items():
+        reason = cell.method.unsuited(task)
+        if reason:
+            raise Unsuited(f"{cell.method.name} does not run on {cell.task.name} with {name}: {reason}")
+        tester = cell.method.build(task).to(device)
+        try:
+            tester.load_state_dict(learner.state_dict())
+        except RuntimeError:
+            where = f" ({name})" if name else ""
+            raise Unsuited(
+                f"{cell.method.name} cannot be trained and tested at different sizes: its parameters for "
+                f"{cell.task.name} in training do not fit the test setting{where}; use the same way in both"
+            ) from None
+        testers[name] = (task, tester)
+    return testers
+
+
+def _count_instances(task: Task, prediction: Tensor, episode: Episode, hits: Tensor, shown: Tensor) -> None:
+    instances = task.instances(episode.query.y)
+    if instances is None:
+        return
+    right = task.correct(prediction, episode.query.y)
+    for k in range(INSTANCES):
+        here = instances == k + 1
+        hits[k] += right[here].sum().item()
+        shown[k] += int(here.sum())
+
+
+def _scores(values: list[float]) -> dict[str, Any]:
+    return {"mean": _short(sum(values) / len(values)), "per_episode": [_short(v) for v in values]}
+
+
+def _short(value: float) -> float:
+    """Seven digits: more than float32 holds, so nothing is lost and records stay readable."""
+    return float(f"{value:.7g}")
+
+
+def _rate(cell: Cell, training: Training) -> float | None:
+    if not isinstance(cell.method, TrainedMethod) or training.train_s == 0:
+        return None
+    return float(f"{training.step * cell.method.batch / training.train_s:.4g}")
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def device_of(choice: str) -> str:
+    """The device that a choice of cpu, cuda or auto means here.
+
+    Raises:
+        BenchError: CUDA was asked for and is not there.
+    """
+    if choice not in ("cpu", "cuda", "auto"):
+        raise BenchError(f"the device is cpu, cuda or auto, not '{choice}'")
+    there = torch.cuda.is_available()
+    if choice == "cuda" and not there:
+        raise BenchError("there is no CUDA device here; use --device cpu, or see `bench doctor`")
+    return "cuda" if there and choice != "cpu" else "cpu"

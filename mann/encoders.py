@@ -1,0 +1,57 @@
+"""Encoders: one input to one vector. None mixes inputs with one another (no BatchNorm: it would show the future)."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from bench.api import BenchError
+
+
+class Encoder(nn.Module):
+    """[batch, time, *x_shape] to [batch, time, size]; each input by itself."""
+
+    size: int
+
+    def __init__(self, x_shape: tuple[int, ...], net: nn.Module, size: int) -> None:
+        super().__init__()
+        self.x_shape = x_shape
+        self.net = net
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        lead = x.shape[: x.dim() - len(self.x_shape)]
+        return self.net(x.reshape(-1, *self.x_shape)).reshape(*lead, self.size)
+
+
+def make_encoder(kind: str, x_shape: tuple[int, ...], size: int) -> Encoder:
+    """The encoder of a name: "flat" (the input as it is), "mlp" (two layers) or "conv" (four blocks, images only).
+
+    size: width of the mlp's layers and channels of the conv net; "flat" has none.
+
+    Raises:
+        BenchError: a conv encoder for inputs that are no images.
+    """
+    width = math.prod(x_shape)
+    if kind == "flat":
+        return Encoder(x_shape, nn.Flatten(), width)
+    if kind == "mlp":
+        net = nn.Sequential(nn.Flatten(), nn.Linear(width, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU())
+        return Encoder(x_shape, net, size)
+    return _conv(x_shape, size)
+
+
+def _conv(x_shape: tuple[int, ...], size: int) -> Encoder:
+    """Conv4 (Vinyals et al. 2016) with GroupNorm in place of BatchNorm, pooled while there is something to pool."""
+    if len(x_shape) not in (2, 3) or min(x_shape[-2:]) < 2:
+        raise BenchError(f"encoder 'conv' needs images, and an input here has shape {x_shape}; use flat or mlp")
+    channels, (height, width) = math.prod(x_shape[:-2]), x_shape[-2:]
+    layers: list[nn.Module] = [nn.Unflatten(1, (1, height))] if len(x_shape) == 2 else []
+    for _ in range(4):
+        layers += [nn.Conv2d(channels, size, 3, padding=1), nn.GroupNorm(1, size), nn.ReLU()]
+        if min(height, width) > 1:
+            layers.append(nn.MaxPool2d(2))
+            height, width = height // 2, width // 2
+        channels = size
+    return Encoder(x_shape, nn.Sequential(*layers, nn.Flatten()), size * height * width)

@@ -1,0 +1,91 @@
+"""A learner around any memory: encoder, controller, memory, output. One class serves them all.
+
+At each step the controller reads (e(x_t), y_{t-1}, r_{t-1}) and gives h_t; a linear map of h_t is the memory's
+interface; the memory gives r_t; the prediction is a linear map of (h_t, r_t) (Santoro et al. 2016, §3 and fig. 1b).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bench.api import Examples, Learner, Memory, Task, TrainedMethod, option
+from mann.controllers import CONTROLLERS, Controller
+from mann.encoders import Encoder, make_encoder
+
+
+class State(NamedTuple):
+    """All that passes from one step to the next. read: [batch, read_size]; the others are NamedTuples of tensors."""
+
+    controller: Any
+    read: Tensor
+    memory: Any
+
+
+def fork(state: Any, copies: int) -> Any:
+    """A state with each row `copies` times in a row: one branch a query."""
+    if isinstance(state, Tensor):
+        return state.repeat_interleave(copies, 0)
+    parts = [fork(part, copies) for part in state]
+    return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
+
+
+def previous(labels: Tensor) -> Tensor:
+    """Labels one step late, the null label (zeros) first. labels: [batch, time, y_size]."""
+    return torch.cat((torch.zeros_like(labels[:, :1]), labels[:, :-1]), 1)
+
+
+class MemoryLearner(Learner):
+    """Runs (x_t, y_{t-1}) through encoder, controller and memory."""
+
+    def __init__(self, task: Task, encoder: Encoder, controller: Controller, memory: Memory, feed_read: bool) -> None:
+        super().__init__()
+        self.encode_labels = task.encode
+        self.y_size = task.y_size
+        self.encoder = encoder
+        self.controller = controller
+        self.memory = memory
+        self.feed_read = feed_read
+        self.interface = nn.Linear(controller.size, memory.interface_size)
+        self.output = nn.Linear(controller.size + memory.read_size, task.n_out)
+
+    def initial_state(self, batch: int, like: Tensor) -> State:
+        """The state before the first step, with `like`'s dtype and device."""
+        read = like.new_zeros(batch, self.memory.read_size)
+        return State(self.controller.initial_state(batch, like), read, self.memory.initial_state(batch, like))
+
+    def run(self, x: Tensor, label: Tensor, state: State) -> tuple[Tensor, State]:
+        """Run a sequence. x: [batch, time, *x_shape], label: the labels shown, [batch, time, y_size].
+
+        Returns predictions [batch, time, n_out] and the state after the last step.
+        """
+        projected = self.controller.project(torch.cat((self.encoder(x), label), -1))
+        controller, read, memory = state
+        hidden, reads = [], []
+        for step in projected.unbind(1):
+            h, controller = self.controller(step, read, controller)
+            r, memory = self.memory(self.interface(h), memory)
+            read = r if self.feed_read else read
+            hidden.append(h)
+            reads.append(r)
+        features = torch.cat((torch.stack(hidden, 1), torch.stack(reads, 1)), -1)
+        return self.output(features), State(controller, read, memory)
+
+    def stream(self, x: Tensor, y: Tensor) -> Tensor:
+        """Answer a sequence in one pass; see `Learner.stream`."""
+        label = previous(self.encode_labels(y).to(x.dtype))
+        return self.run(x, label, self.initial_state(len(x), x))[0]
+
+    def forward(self, support: Examples, query_x: Tensor) -> Tensor:
+        """Run the support, then fork the state once a query; each query is the step that would have come next."""
+        batch, queries = query_x.shape[:2]
+        state = self.initial_state(batch, query_x)
+        last = query_x.new_zeros(batch, 1, self.y_size)
+        if support.x.shape[1]:
+            label = self.encode_labels(support.y).to(query_x.dtype)
+            _, state = self.run(support.x, previous(label), state)
+            last = label[:, -1:]
+        prediction, _ = self.run(query_x.flatten(0, 1).unsqueeze(1), fork(last, queries), fork(state, queries))
+        return prediction.reshape(batch, queries, -1)

@@ -1,0 +1,26 @@
+"""Shared by all tests: where real data lies, and small tasks that need none."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import registry
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def omniglot_root() -> Path:
+    """The folder with real Omniglot; the test is skipped where there is none."""
+    for root in (os.environ.get("BENCH_DATA"), ROOT.parent / "shared" / "data"):
+        if root and (Path(root) / "omniglot" / "images_background.zip").is_file():
+            return Path(root)
+    pytest.skip("real Omniglot is not here; set BENCH_DATA to test with it")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _registered() -> None:
+    registry.load()
