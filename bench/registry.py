@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
 import importlib
 import importlib.util
 import os
@@ -36,10 +37,10 @@ class Registry:
     """All entries of one kind, by name, and where each comes from."""
 
     kind: Kind
-    entries: dict[str, type] = field(default_factory=dict)
+    entries: dict[str, type[Any]] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
 
-    def add(self, name: str, cls: type) -> None:
+    def add(self, name: str, cls: type[Any]) -> None:
         """Enter a class under a name.
 
         Raises:
@@ -83,8 +84,8 @@ def task(name: str, source: str = "") -> Callable[[type[Task]], type[Task]]:
     return _decorator(TASKS, name, source)
 
 
-def _decorator(registry: Registry, name: str, source: str) -> Callable[[type], type]:
-    def register(cls: type) -> type:
+def _decorator(registry: Registry, name: str, source: str) -> Callable[[type[Any]], type[Any]]:
+    def register(cls: type[Any]) -> type[Any]:
         cls = dataclass(frozen=True, kw_only=True)(cls)
         cls.name = name
         cls.source = source
@@ -108,7 +109,7 @@ def load() -> None:
         origin = f"entry point {point.name} ({point.value})"
         _try(origin, point.load)
     for path in filter(None, os.environ.get("BENCH_PLUGINS", "").split(os.pathsep)):
-        _try(f"file {path}", lambda path=path: _import_file(Path(path)))
+        _try(f"file {path}", functools.partial(_import_file, Path(path)))
 
 
 def _try(origin: str, importer: Callable[[], object]) -> None:
@@ -136,7 +137,7 @@ def _import_file(path: Path) -> None:
     spec.loader.exec_module(module)
 
 
-def get(registry: Registry, name: str) -> type:
+def get(registry: Registry, name: str) -> type[Any]:
     """The class registered under a name.
 
     Raises:

@@ -35,7 +35,7 @@ class Controller(nn.Module):
         raise NotImplementedError
 
     def forward(self, projected: Tensor, read: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """One step. projected: one step of `project`; read: [batch, read_size]. Returns h [batch, size], and the state."""
+        """One step. projected: one step of `project`; read: [batch, read_size]. Returns h [batch, size], state."""
         raise NotImplementedError
 
 
@@ -57,13 +57,16 @@ class LSTMController(Controller):
             self.input.bias[size : 2 * size] = 1.0
 
     def project(self, x: Tensor) -> Tensor:
+        """W x + b."""
         return self.input(x)
 
     def initial_state(self, batch: int, like: Tensor) -> LSTMState:
+        """Zeros."""
         zeros = like.new_zeros(batch, self.size)
         return LSTMState(zeros, zeros)
 
     def forward(self, projected: Tensor, read: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
+        """One step; see `Controller.forward`."""
         summed = torch.addmm(projected, torch.cat((read, state.hidden), 1), self.recurrent)
         gates, candidate = summed.split((3 * self.size, self.size), 1)
         i, f, o = gates.sigmoid().chunk(3, 1)
@@ -82,12 +85,15 @@ class FeedForwardController(Controller):
         self.read = nn.Linear(read_size, size, bias=False)
 
     def project(self, x: Tensor) -> Tensor:
+        """W x + b."""
         return self.input(x)
 
     def initial_state(self, batch: int, like: Tensor) -> tuple[()]:
+        """Nothing."""
         return ()
 
     def forward(self, projected: Tensor, read: Tensor, state: tuple[()]) -> tuple[Tensor, tuple[()]]:
+        """One step; see `Controller.forward`."""
         return (projected + self.read(read)).relu(), ()
 
 

@@ -12,8 +12,6 @@ from bench.api import BenchError
 class Encoder(nn.Module):
     """[batch, time, *x_shape] to [batch, time, size]; each input by itself."""
 
-    size: int
-
     def __init__(self, x_shape: tuple[int, ...], net: nn.Module, size: int) -> None:
         super().__init__()
         self.x_shape = x_shape
@@ -21,8 +19,16 @@ class Encoder(nn.Module):
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        lead = x.shape[: x.dim() - len(self.x_shape)]
-        return self.net(x.reshape(-1, *self.x_shape)).reshape(*lead, self.size)
+        """Encode every input of every sequence."""
+        batch, time = x.shape[:2]
+        return self.net(x.reshape(batch * time, *self.x_shape)).reshape(batch, time, self.size)
+
+
+def unsuited_encoder(kind: str, x_shape: tuple[int, ...]) -> str | None:
+    """Why an encoder cannot read inputs of a shape, in a few words; None where it can."""
+    if kind == "conv" and (len(x_shape) not in (2, 3) or min(x_shape[-2:]) < 2):
+        return f"encoder=conv needs images and an input here has shape {list(x_shape)}; use flat or mlp"
+    return None
 
 
 def make_encoder(kind: str, x_shape: tuple[int, ...], size: int) -> Encoder:
@@ -33,19 +39,20 @@ def make_encoder(kind: str, x_shape: tuple[int, ...], size: int) -> Encoder:
     Raises:
         BenchError: a conv encoder for inputs that are no images.
     """
+    reason = unsuited_encoder(kind, x_shape)
+    if reason:
+        raise BenchError(reason)
+    if kind == "conv":
+        return _conv(x_shape, size)
     width = math.prod(x_shape)
     if kind == "flat":
         return Encoder(x_shape, nn.Flatten(), width)
-    if kind == "mlp":
-        net = nn.Sequential(nn.Flatten(), nn.Linear(width, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU())
-        return Encoder(x_shape, net, size)
-    return _conv(x_shape, size)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(width, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU())
+    return Encoder(x_shape, net, size)
 
 
 def _conv(x_shape: tuple[int, ...], size: int) -> Encoder:
     """Conv4 (Vinyals et al. 2016) with GroupNorm in place of BatchNorm, pooled while there is something to pool."""
-    if len(x_shape) not in (2, 3) or min(x_shape[-2:]) < 2:
-        raise BenchError(f"encoder 'conv' needs images, and an input here has shape {x_shape}; use flat or mlp")
     channels, (height, width) = math.prod(x_shape[:-2]), x_shape[-2:]
     layers: list[nn.Module] = [nn.Unflatten(1, (1, height))] if len(x_shape) == 2 else []
     for _ in range(4):

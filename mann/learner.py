@@ -6,6 +6,7 @@ interface; the memory gives r_t; the prediction is a linear map of (h_t, r_t) (S
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from bench.api import Examples, Learner, Memory, Task, TrainedMethod, option
 from mann.controllers import CONTROLLERS, Controller
-from mann.encoders import Encoder, make_encoder
+from mann.encoders import Encoder, make_encoder, unsuited_encoder
 
 
 class State(NamedTuple):
@@ -37,41 +38,28 @@ def previous(labels: Tensor) -> Tensor:
     return torch.cat((torch.zeros_like(labels[:, :1]), labels[:, :-1]), 1)
 
 
-class MemoryLearner(Learner):
-    """Runs (x_t, y_{t-1}) through encoder, controller and memory."""
+class SequenceLearner(Learner):
+    """A learner that reads (x_t, y_{t-1}) step by step; both protocols follow from `run`.
 
-    def __init__(self, task: Task, encoder: Encoder, controller: Controller, memory: Memory, feed_read: bool) -> None:
+    A query is the step that would have come next: `forward(support, q)` is the last output of `stream` over the
+    support and q.
+    """
+
+    def __init__(self, task: Task) -> None:
         super().__init__()
         self.encode_labels = task.encode
         self.y_size = task.y_size
-        self.encoder = encoder
-        self.controller = controller
-        self.memory = memory
-        self.feed_read = feed_read
-        self.interface = nn.Linear(controller.size, memory.interface_size)
-        self.output = nn.Linear(controller.size + memory.read_size, task.n_out)
 
-    def initial_state(self, batch: int, like: Tensor) -> State:
+    def initial_state(self, batch: int, like: Tensor) -> Any:
         """The state before the first step, with `like`'s dtype and device."""
-        read = like.new_zeros(batch, self.memory.read_size)
-        return State(self.controller.initial_state(batch, like), read, self.memory.initial_state(batch, like))
+        raise NotImplementedError
 
-    def run(self, x: Tensor, label: Tensor, state: State) -> tuple[Tensor, State]:
-        """Run a sequence. x: [batch, time, *x_shape], label: the labels shown, [batch, time, y_size].
+    def run(self, x: Tensor, label: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Run a sequence. x: [batch, time, *x_shape]; label: the labels shown, [batch, time, y_size].
 
         Returns predictions [batch, time, n_out] and the state after the last step.
         """
-        projected = self.controller.project(torch.cat((self.encoder(x), label), -1))
-        controller, read, memory = state
-        hidden, reads = [], []
-        for step in projected.unbind(1):
-            h, controller = self.controller(step, read, controller)
-            r, memory = self.memory(self.interface(h), memory)
-            read = r if self.feed_read else read
-            hidden.append(h)
-            reads.append(r)
-        features = torch.cat((torch.stack(hidden, 1), torch.stack(reads, 1)), -1)
-        return self.output(features), State(controller, read, memory)
+        raise NotImplementedError
 
     def stream(self, x: Tensor, y: Tensor) -> Tensor:
         """Answer a sequence in one pass; see `Learner.stream`."""
@@ -79,7 +67,7 @@ class MemoryLearner(Learner):
         return self.run(x, label, self.initial_state(len(x), x))[0]
 
     def forward(self, support: Examples, query_x: Tensor) -> Tensor:
-        """Run the support, then fork the state once a query; each query is the step that would have come next."""
+        """Run the support, then fork the state once a query; see `Learner.forward`."""
         batch, queries = query_x.shape[:2]
         state = self.initial_state(batch, query_x)
         last = query_x.new_zeros(batch, 1, self.y_size)
@@ -89,3 +77,70 @@ class MemoryLearner(Learner):
             last = label[:, -1:]
         prediction, _ = self.run(query_x.flatten(0, 1).unsqueeze(1), fork(last, queries), fork(state, queries))
         return prediction.reshape(batch, queries, -1)
+
+
+class MemoryLearner(SequenceLearner):
+    """Encoder, controller, memory and a linear output.
+
+    feed_read: whether the controller sees what was read at the step before (the paper: yes).
+    """
+
+    def __init__(
+        self, task: Task, encoder: Encoder, controller: Controller, memory: Memory[Any], feed_read: bool = True
+    ) -> None:
+        super().__init__(task)
+        self.encoder = encoder
+        self.controller = controller
+        self.memory = memory
+        self.feed_read = feed_read
+        self.interface = nn.Linear(controller.size, memory.interface_size)
+        self.output = nn.Linear(controller.size + memory.read_size, task.n_out)
+
+    def initial_state(self, batch: int, like: Tensor) -> State:
+        """See `SequenceLearner.initial_state`."""
+        read = like.new_zeros(batch, self.memory.read_size)
+        return State(self.controller.initial_state(batch, like), read, self.memory.initial_state(batch, like))
+
+    def run(self, x: Tensor, label: Tensor, state: State) -> tuple[Tensor, State]:
+        """See `SequenceLearner.run`."""
+        controller, read, memory = state
+        hidden, reads = [], []
+        for step in self.controller.project(torch.cat((self.encoder(x), label), -1)).unbind(1):
+            h, controller = self.controller(step, read, controller)
+            r, memory = self.memory(self.interface(h), memory)
+            read = r if self.feed_read else read
+            hidden.append(h)
+            reads.append(r)
+        features = torch.cat((torch.stack(hidden, 1), torch.stack(reads, 1)), -1)
+        return self.output(features), State(controller, read, memory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryMethod(TrainedMethod):
+    """What the methods of all memories share: the network around the memory. A subclass gives `memory`."""
+
+    controller: Literal["lstm", "feed-forward"] = option("lstm", "what reads the input and drives the memory")
+    controller_size: int = option(200, "units of the controller")
+    encoder: Literal["flat", "mlp", "conv"] = option("flat", "what the controller sees of an input")
+    encoder_size: int = option(64, "width of the mlp, channels of the conv net; flat has none")
+    feed_read: bool = option(True, "the controller also sees the read of the step before")
+
+    def memory(self, task: Task) -> Memory[Any]:
+        """A fresh memory."""
+        raise NotImplementedError
+
+    def build(self, task: Task) -> MemoryLearner:
+        """A fresh learner; see `Method.build`."""
+        encoder = make_encoder(self.encoder, task.x_shape, self.encoder_size)
+        memory = self.memory(task)
+        controller = CONTROLLERS[self.controller](encoder.size + task.y_size, memory.read_size, self.controller_size)
+        return MemoryLearner(task, encoder, controller, memory, self.feed_read)
+
+    def unsuited(self, task: Task) -> str | None:
+        """A convolutional encoder needs images."""
+        return unsuited_encoder(self.encoder, task.x_shape)
+
+
+def shared_fields(config: Any, cls: type) -> dict[str, Any]:
+    """Those fields of a config that a dataclass also has: a memory's options out of its method's."""
+    return {f.name: getattr(config, f.name) for f in fields(cls)}

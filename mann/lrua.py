@@ -1,81 +1,154 @@
-"""Least recently used access (draft)."""
+"""MANN: a memory written where it was least recently used (LRUA; Santoro et al. 2016, arXiv:1605.06065, §3.2).
+
+With keys k_t = tanh(·) out of the controller, one a head:
+
+    w^r_t = softmax_i cos(k_t, M_t(i))                                  (eq. 17, 18)
+    r_t   = Σ_i w^r_t(i) M_t(i)                                         (eq. 19)
+    w^u_t = γ w^u_{t-1} + w^r_t + w^w_t, summed over heads              (eq. 20)
+    w^lu_t(i) = 1 where w^u_t(i) is among the n smallest, else 0        (eq. 21, n: number of reads)
+    w^w_t = σ(α) w^r_{t-1} + (1 - σ(α)) w^lu_{t-1}                      (eq. 22)
+    M_t   = M_{t-1} with its least used slot set to zero, + w^w_t k_t   (eq. 23)
+
+The paper leaves some things open. Each is an option, and its default is the paper's wording:
+
+- `read`: eq. 17-19 address M_t, which eq. 23 makes by writing: the write comes first ("after"). With "before", M_{t-1}
+  is addressed and read, as in a network that answers and then learns.
+- `write_value`: eq. 23 writes the key; "separate" writes a vector of its own, as NTM's add vector.
+- `head_slots`: eq. 21 is one n-hot vector for all heads, so each head writes to all n slots ("shared"); "per-head"
+  gives head i the i-th least used slot.
+- `erase`: "the least used memory location" is "one" slot; "all" clears the n slots.
+- `gate`: "a learnable sigmoid gate parameter" α: one number ("parameter"), or an output of the controller for each head
+  and step ("controller").
+- `decay`: γ = 0.99.
+- `start`: before the first step w^r is one-hot at slot 0 and so is w^u ("first"), or w^r is uniform and w^u zero.
+
+Where usages tie (all untouched slots do) eq. 21 read to the letter selects every one of them; here n slots are taken,
+the lowest indices first. Selection has no gradient. Cosines have a floor under the norms, so that zeros are safe.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from bench.api import Memory
+from bench.api import BenchError, Memory, Task, method, option
+from mann.learner import MemoryMethod, shared_fields
 
 EPSILON = 1e-8
+"""Added to the product of norms in a cosine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LRUAOptions:
+    """The options of `LRUA`."""
+
+    slots: int = option(128, "memory slots")
+    width: int = option(40, "numbers a slot holds")
+    heads: int = option(4, "reads, and writes, a step")
+    read: Literal["before", "after"] = option("after", "read before or after the write of the step")
+    write_value: Literal["key", "separate"] = option("key", "what is written: the key, or a vector of its own")
+    head_slots: Literal["shared", "per-head"] = option(
+        "shared", "all heads write to the n least used slots, or one each"
+    )
+    erase: Literal["one", "all"] = option("one", "how many of the n least used slots are zeroed")
+    gate: Literal["parameter", "controller"] = option("parameter", "α is one parameter, or a controller output a head")
+    decay: float = option(0.99, "γ: what remains of a slot's usage after a step")
+    start: Literal["first", "uniform"] = option("first", "read weights before the first step: slot 0, or uniform")
+    constant: float = option(1e-6, "what every memory cell holds at first")
+
 
 class LRUAState(NamedTuple):
+    """memory: [batch, slots, width]; usage: [batch, slots], without gradient; weights: w^r, [batch, heads, slots]."""
+
     memory: Tensor
     usage: Tensor
-    read: Tensor
+    weights: Tensor
 
 
 class LRUA(Memory[LRUAState]):
-    def __init__(self, slots=128, width=40, heads=4, head_slots="shared", write_value="key", read="before", erase="one",
-                 gate="interface", decay=0.99, start="first", constant=1e-6):
+    """The memory of MANN as a cell: `LRUA(slots=128, width=40, heads=4)`, options as in `LRUAOptions`.
+
+    The interface holds the keys (heads × width, before tanh), then the values where they are separate, then the gates
+    where the controller gives them (heads, before σ). What is read is [batch, heads · width].
+
+    Raises:
+        BenchError: more heads than slots, or a size below one.
+    """
+
+    def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.slots, self.width, self.heads = slots, width, heads
-        self.head_slots, self.write_value, self.order, self.erase = head_slots, write_value, read, erase
-        self.decay, self.start, self.constant = decay, start, constant
-        vectors = 2 if write_value == "separate" else 1
-        self.sizes = [vectors * heads * width] + ([heads] if gate == "interface" else [])
+        self.options = o = LRUAOptions(**options)
+        if min(o.slots, o.width, o.heads) < 1 or o.heads > o.slots:
+            raise BenchError(f"LRUA needs 1 <= heads <= slots and width >= 1, not {o.heads}, {o.slots} and {o.width}")
+        vectors = 2 if o.write_value == "separate" else 1
+        self.read_size = o.heads * o.width
+        self.sizes = (vectors * self.read_size, o.heads if o.gate == "controller" else 0)
         self.interface_size = sum(self.sizes)
-        self.read_size = heads * width
-        self.gate = nn.Parameter(torch.zeros(1)) if gate == "scalar" else None
+        self.alpha = nn.Parameter(torch.zeros(())) if o.gate == "parameter" else None
 
-    def initial_state(self, batch, like):
-        weights = like.new_zeros(batch, self.heads, self.slots)
-        if self.start == "first":
-            weights[:, :, 0] = 1
-        else:
-            weights += 1 / self.slots
-        usage = weights[:, 0].clone() if self.start=="first" else like.new_zeros(batch, self.slots)
-        return LRUAState(like.new_full((batch, self.slots, self.width), self.constant), usage, weights)
+    def initial_state(self, batch: int, like: Tensor) -> LRUAState:
+        """Every cell holds the constant; the weights as `start` says."""
+        o = self.options
+        memory = like.new_full((batch, o.slots, o.width), o.constant)
+        if o.start == "uniform":
+            return LRUAState(
+                memory, like.new_zeros(batch, o.slots), like.new_full((batch, o.heads, o.slots), 1 / o.slots)
+            )
+        first = torch.zeros_like(memory[..., 0])
+        first[:, 0] = 1
+        return LRUAState(memory, first, first.unsqueeze(1).repeat(1, o.heads, 1))
 
-    def parse(self, interface):
-        parts = interface.split(self.sizes, 1)
-        vectors = parts[0].tanh().view(len(interface), -1, self.heads, self.width)
-        keys, values = vectors[:, 0], vectors[:, -1]
-        gate = (self.gate if self.gate is not None else parts[1]).sigmoid()
-        return keys, values, gate.view(-1, self.heads if self.gate is None else 1, 1)
-
-    def forward(self, interface, state):
+    def forward(self, interface: Tensor, state: LRUAState) -> tuple[Tensor, LRUAState]:
+        """One step; see `Memory.forward`."""
         keys, values, gate = self.parse(interface)
-        if self.order == "before":
-            weights, read = self.read(keys, state.memory)
-            memory, written = self.write(values, gate, state)
-        elif self.order == "after":
-            memory, written = self.write(values, gate, state)
-            weights, read = self.read(keys, memory)
-        else:  # snowkylin
-            memory, written = self.write(values, gate, state)
-            weights = self.address(keys, state.memory)
-            read = torch.bmm(weights, memory).flatten(1)
-        usage = self.decay * state.usage + (weights + written).detach().sum(1)
-        return read, LRUAState(memory, usage, weights)
+        memory, written = self.write(values, gate, state)
+        read, weights = self.read(keys, state.memory if self.options.read == "before" else memory)
+        touched = (weights + written).detach().sum(1)
+        return read, LRUAState(memory, self.options.decay * state.usage + touched, weights)
 
-    def address(self, keys, memory):
-        products = torch.bmm(keys, memory.transpose(1, 2))
-        norms = (memory * memory).sum(-1).add(EPSILON).rsqrt()
-        return (F.normalize(keys,dim=-1) @ memory.transpose(1,2) * norms.unsqueeze(1)).softmax(-1)
+    def parse(self, interface: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The interface as keys and values, [batch, heads, width], and gate σ(α), [batch or 1, heads or 1, 1]."""
+        vectors, alpha = interface.split(self.sizes, 1)
+        vectors = vectors.tanh().view(len(interface), -1, self.options.heads, self.options.width)
+        gate = (alpha.unsqueeze(2) if self.alpha is None else self.alpha.view(1, 1, 1)).sigmoid()
+        return vectors[:, 0], vectors[:, -1], gate
 
-    def read(self, keys, memory):
-        weights = self.address(keys, memory)
-        return weights, torch.bmm(weights, memory).flatten(1)
+    def read(self, keys: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """What the keys find, [batch, heads · width], and the weights w^r, [batch, heads, slots] (eq. 17-19)."""
+        norms = torch.linalg.vector_norm(keys, dim=2).unsqueeze(2) * torch.linalg.vector_norm(memory, dim=2).unsqueeze(
+            1
+        )
+        cosines = torch.bmm(keys, memory.transpose(1, 2)) / (norms + EPSILON)
+        weights = cosines.softmax(2)
+        return torch.bmm(weights, memory).flatten(1), weights
 
-    def write(self, values, gate, state):
-        slots = state.usage.argsort(dim=1, stable=True)[:, : self.heads]
-        if self.head_slots == "shared":
-            least = torch.zeros_like(state.usage).scatter_(1, slots, 1.0).unsqueeze(1)
+    def write(self, values: Tensor, gate: Tensor, state: LRUAState) -> tuple[Tensor, Tensor]:
+        """The memory after writing, and the weights w^w, [batch, heads, slots] (eq. 21-23)."""
+        least = state.usage.argsort(dim=1, stable=True)[:, : self.options.heads]
+        if self.options.head_slots == "shared":
+            unused = torch.zeros_like(state.usage).scatter_(1, least, 1.0).unsqueeze(1)
         else:
-            least = torch.zeros_like(state.read).scatter_(2, slots.unsqueeze(2), 1.0)
-        weights = least + gate * (state.read - least)
-        keep = torch.ones_like(state.usage).scatter_(1, slots[:, :1] if self.erase == "one" else slots, 0.0)
-        return torch.baddbmm(state.memory * keep.unsqueeze(2), weights.transpose(1, 2), values), weights
+            unused = torch.zeros_like(state.weights).scatter_(2, least.unsqueeze(2), 1.0)
+        weights = unused + gate * (state.weights - unused)
+        erased = least[:, :1] if self.options.erase == "one" else least
+        keep = torch.ones_like(state.usage).scatter_(1, erased, 0.0).unsqueeze(2)
+        return torch.baddbmm(state.memory * keep, weights.transpose(1, 2), values), weights
+
+
+@method("mann", source="Santoro et al. 2016, arXiv:1605.06065")
+class Mann(LRUAOptions, MemoryMethod):
+    """Memory-augmented network with least recently used access and an LSTM controller."""
+
+    def memory(self, task: Task) -> LRUA:
+        """A fresh LRUA memory."""
+        return LRUA(**shared_fields(self, LRUAOptions))
+
+
+@method("mann-ff", source="Santoro et al. 2016, arXiv:1605.06065")
+class MannFF(Mann):
+    """The same memory with a feed-forward controller: whatever is remembered is in the memory."""
+
+    controller: Literal["lstm", "feed-forward"] = option("feed-forward", "what reads the input and drives the memory")

@@ -131,11 +131,18 @@ def resampled(pixels: Tensor, size: int, angle: Tensor, shift: Tensor) -> Tensor
     Returns [n, size, size]. There is no filter against aliasing: `side` should be below twice `size`.
     """
     cos, sin = angle.cos(), angle.sin()
-    # affine_grid asks where in the source an output point lies: R⁻¹(p - s), in coordinates from -1 to 1, y down.
+    # Where in the source an output point p lies: R⁻¹(p - s), in coordinates from -1 to 1 with y down.
     inverse = torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
     origin = -(inverse @ (2 * shift)[..., None])
-    grid = F.affine_grid(torch.cat([inverse, origin], 2), [len(pixels), 1, size, size], align_corners=False)
-    return F.grid_sample(pixels[:, None], grid, align_corners=False)[:, 0]
+    points = torch.cat([inverse, origin], 2) @ _grid(size)  # F.affine_grid does this ten times slower
+    at = points.view(-1, 2, size, size).permute(0, 2, 3, 1)
+    return F.grid_sample(pixels[:, None], at, align_corners=False)[:, 0]
+
+
+def _grid(size: int) -> Tensor:
+    """Centres of the pixels of a size × size image as x, y, 1: [3, size²]."""
+    centre = (2 * torch.arange(size) + 1) / size - 1
+    return torch.stack([centre.repeat(size), centre.repeat_interleave(size), torch.ones(size * size)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,8 +192,9 @@ class FewShotImages(Task):
 
     def check(self) -> None:
         """Refuse what the classes and drawings cannot give."""
-        _positive(self, "way", "shot", "query", "size")
-        for task, split in [(self.training(), "train"), *((self, s) for s in self.splits if s != "train")]:
+        _positive(self, "size")
+        for split in self.splits:
+            task = self.training() if split == "train" else self
             _positive(task, "way", "shot", "query")
             _enough_classes(task, split, task.way, self.classes(split))
             if task.shot + task.query > self.drawings:

@@ -1,0 +1,62 @@
+# Two commands: `make run` shows what this project does, `make test` checks it.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+RESULTS ?= out
+SUITE ?= smoke
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt 4 ] && echo 4 || echo $$n)
+# Omniglot beside the clone is used where there is some and $$BENCH_DATA does not say otherwise.
+ifndef BENCH_DATA
+ifneq ($(wildcard ../shared/data/omniglot),)
+export BENCH_DATA := $(abspath ../shared/data)
+endif
+endif
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-long lint format benchmark tables tables-check clean
+
+help: ## list all targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+run: $(VENV)/.run ## install, run the suite `smoke` into out/, end with a table, a picture and the next command
+	$(BIN)/bench run $(SUITE) --results $(RESULTS) --workers $(WORKERS)
+
+test: $(VENV)/.dev ## install and run every test (about ten minutes on two cores)
+	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+test-long: $(VENV)/.dev ## the tests marked long: minutes to hours
+	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev ## ruff (format and check) and mypy
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## let ruff format and fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmark: $(VENV)/.dev ## speed by pytest-benchmark; run it with nothing else running
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only $(PYTEST_ARGS)
+
+tables: $(VENV)/.run ## write results/tables anew from the committed records
+	$(BIN)/bench tables
+
+tables-check: $(VENV)/.run ## fail where a committed table is not what the records say
+	$(BIN)/bench tables --check
+
+clean: ## delete the environment and make run's results
+	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.run: pyproject.toml constraints.txt
+	@[ -n "$(PYTHON)" ] || { echo "error: no Python 3.11, 3.12 or 3.13 found; install one, or name it: make PYTHON=/path/to/python3.12 run"; exit 2; }
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

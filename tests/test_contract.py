@@ -1,0 +1,97 @@
+"""Every registered method and task is held to the contract of `contract.py`, on small settings of every task."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import contract
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bench import registry
+from bench.api import Method, MissingData, Task
+
+SMALL: dict[str, Any] = {"way": 3, "shot": 1, "query": 2, "length": 9, "size": 20}
+"""Fields of a task that make it small, where it has them."""
+VARIANTS: dict[str, tuple[Any, ...]] = {"labels": ("string",), "flat": (False,), "shot": (3,)}
+"""Besides the small default, one more task for each of these values of a field."""
+
+
+def own(reg: registry.Registry) -> dict[str, type]:
+    """What the project or a plug-in registers, without the fakes of tests."""
+    registry.load()
+    fakes = ("test_", "fakes", "conftest")
+    return {name: cls for name, cls in sorted(reg.entries.items()) if not cls.__module__.startswith(fakes)}
+
+
+def small(cls: type, **more: Any) -> Any:
+    names = {f.name for f in dataclasses.fields(cls)}
+    return cls(**{name: value for name, value in (SMALL | more).items() if name in names})
+
+
+def variants(cls: type) -> list[Task]:
+    names = {f.name for f in dataclasses.fields(cls)}
+    wanted = [{name: value} for name in VARIANTS if name in names for value in VARIANTS[name]]
+    return list(dict.fromkeys(small(cls, **more) for more in [{}, *wanted]))
+
+
+def label(config: Method | Task) -> str:
+    changed = [f"{k}={v}" for k, v in dataclasses.asdict(config).items() if v != SMALL.get(k, type(config)().__dict__[k])]
+    return "-".join([config.name, *changed])
+
+
+METHODS: list[Method] = [small(cls) for cls in own(registry.METHODS).values()]
+TASKS: list[Task] = [task for cls in own(registry.TASKS).values() if cls.dataset is None for task in variants(cls)]
+DATA_TASKS: list[Task] = [small(cls) for cls in own(registry.TASKS).values() if cls.dataset is not None]
+PAIRS = [
+    pytest.param(method, task, id=f"{label(method)}-{label(task)}")
+    for task in TASKS
+    for method in METHODS
+    if method.unsuited(task) is None
+]
+ONLINE = [p for p in PAIRS if p.values[1].online and getattr(p.values[1], "labels", "onehot") == "onehot"]
+
+
+@pytest.mark.parametrize("check", [c for name, c in contract.METHOD_CHECKS.items() if name != "resumes"])
+@pytest.mark.parametrize(("method", "task"), PAIRS)
+def test_method(method: Method, task: Task, check: Any) -> None:
+    check(method, task)
+
+
+@pytest.mark.parametrize(("method", "task"), PAIRS)
+@settings(max_examples=1, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(stops=st.lists(st.integers(1, 8), min_size=1, max_size=2))
+def test_resumes(method: Method, task: Task, stops: list[int]) -> None:
+    contract.resumes(method, task, stops)
+
+
+@pytest.mark.parametrize("train_steps", [0, 10])
+@pytest.mark.parametrize(("method", "task"), ONLINE)
+def test_knows_no_more_than_it_may(method: Method, task: Task, train_steps: int) -> None:
+    contract.knows_no_more_than_it_may(method, dataclasses.replace(task, balanced=True), train_steps)
+
+
+@pytest.mark.parametrize("check", contract.TASK_CHECKS.values())
+@pytest.mark.parametrize("task", TASKS, ids=label)
+def test_task(task: Task, check: Any) -> None:
+    check(task)
+
+
+@pytest.mark.parametrize("check", contract.TASK_CHECKS.values())
+@pytest.mark.parametrize("task", DATA_TASKS, ids=label)
+def test_task_of_a_data_set(task: Task, check: Any, omniglot_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "BENCH_DATA", str(omniglot_root))
+    try:
+        task.sample(task.splits[-1], 1, contract.generator("here"))
+    except MissingData as missing:
+        pytest.skip(str(missing))
+    check(task)
+
+
+def test_every_method_runs_on_a_task() -> None:
+    suited = {p.values[0].name for p in PAIRS}
+    assert suited == {m.name for m in METHODS}, "a method that suits no small task is not held to the contract"
