@@ -365,6 +365,8 @@ def labels_have_no_place(task: Task, episodes: int = 600) -> None:
     # A label's count at a place is binomial; Bonferroni over all of them.
     _fair(count.flatten().tolist(), episodes, 1 / task.n_out, "a label prefers a place")
     support, query = drawn.support.y, drawn.query.y
+    if support.shape[1] == 0:
+        return
     same = (support[:, :, None] == query[:, None]).sum(0)
     _fair(same.flatten().tolist(), episodes, 1 / task.n_out, "a query's label is told by places of the support")
 
