@@ -1,4 +1,4 @@
-"""Data sets: where they lie, what they must hold, and their pixels, read from the official zips and then cached.
+"""Data sets: where they lie, that they are the official ones, and their pixels from a cache.
 
 Zips are looked for in `$BENCH_DATA` (or in its folder `omniglot`), else in the per-user cache folder, which
 `$BENCH_CACHE` moves. Caches are keyed by the digest of the content: sha256 over sorted paths and decoded pixels, since
@@ -18,24 +18,25 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from bench import files
-from bench.archives import SIDE, ink, opened
+from bench.archives import DRAWINGS, SIDE, LakeRuns, Layout, Pixels, content_digest, read, read_runs, unpacked
 from bench.config import canonical
 from bench.errors import BenchError, MissingData
 from bench.registry import unknown
 
-DRAWINGS = 20
-"""Every character was drawn by as many people."""
-RUNS = 20
-"""Lake's one-shot runs, each of as many characters."""
 HOME = "https://github.com/brendenlake/omniglot"
 RAW = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
-
-Pixels = NDArray[np.uint8]
-"""Grey images, ink 255 on paper 0."""
+_DRAWN = {
+    "images_background.zip": "md5:68d2efa1b9178cc56df9314c21c6e718",
+    "images_evaluation.zip": "md5:6b91aef0f799c5bb55b94e3f2daec811",
+}
+_RUNS = {
+    "one-shot-classification/all_runs.zip": "sha256:437c1eeab0af8484112e1b4cc0f3d541ec727f7c47b9b202da738af9dfd6c325"
+}
+ARCHIVES = {"omniglot": _DRAWN, "lake": _DRAWN | _RUNS}
+"""Data sets, and the official archives of each: path below `RAW`, and checksum."""
 
 
 def split(name: str, part: str) -> tuple[str, ...]:
@@ -43,27 +44,11 @@ def split(name: str, part: str) -> tuple[str, ...]:
     return tuple((resources.files("bench") / "splits" / name / f"{part}.txt").read_text("utf-8").split())
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What a set of drawings must hold: the characters in the archive of each stem, and the digest of it all."""
-
-    characters: tuple[tuple[str, tuple[str, ...]], ...]
-    digest: str
-
-
 OMNIGLOT = Layout(
     (("images_background", split("lake", "background")), ("images_evaluation", split("lake", "evaluation"))),
-    digest="",
+    digest="cb55aaf43e7652158a0d348ae33cec7c899c9568f227abdcfd4ff6be928801ed",
 )
-RUNS_DIGEST = ""
-_BACKGROUND = ("images_background.zip", "md5:68d2efa1b9178cc56df9314c21c6e718")
-_EVALUATION = ("images_evaluation.zip", "md5:6b91aef0f799c5bb55b94e3f2daec811")
-_RUNS = (
-    "one-shot-classification/all_runs.zip",
-    "sha256:437c1eeab0af8484112e1b4cc0f3d541ec727f7c47b9b202da738af9dfd6c325",
-)
-ARCHIVES = {"omniglot": (_BACKGROUND, _EVALUATION), "lake": (_BACKGROUND, _EVALUATION, _RUNS)}
-"""Data sets, and the official archives of each: path below `RAW`, and checksum."""
+RUNS_DIGEST = "63417b94ab0a6045b6c27f561ed92c06fc84c3aa2fdbf73067ef4f22c30ead79"
 
 
 class Listing(NamedTuple):
@@ -73,17 +58,9 @@ class Listing(NamedTuple):
     found: Path | None
     """The folder of its archives; None where they are missing."""
     digest: str | None
-    """None where it is missing, damaged, or was not read yet."""
+    """None where it is missing, damaged, or was never read."""
     licence: str
     source: str
-
-
-class LakeRuns(NamedTuple):
-    """Lake's one-shot runs, [run, item, SIDE, SIDE] each; labels: [run, item] int64, the query's place in support."""
-
-    support: Pixels
-    query: Pixels
-    labels: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +74,9 @@ class Omniglot:
     folder: Path
 
     def pixels(self, size: int, turned: bool = False) -> Pixels:
-        """Drawings shrunk to size × size, a shared memory map: [characters, DRAWINGS, size, size].
+        """Drawings shrunk to size × size, a memory map: [characters, DRAWINGS, size, size].
 
-        turned: all characters turned by 0, then by 90, 180 and 270 degrees anticlockwise, hence four times the rows.
+        turned: all characters turned by 0, then all by 90, 180 and 270 degrees anticlockwise: four times the rows.
         """
         return _pixels(self, size, turned)
 
@@ -122,13 +99,16 @@ def locate(name: str) -> Path:
     Raises:
         MissingData: it is not there; the sentence names the path and the command that gets it.
     """
-    wanted = [_file(path) for path, _ in _archives(name)]
+    wanted = [PurePosixPath(path).name for path in _archives(name)]
     usual = data_root() / "omniglot"
     for folder in (usual, data_root()):
         if all((folder / file).is_file() for file in wanted):
             return folder
-    missing = next((file for file in wanted if not (usual / file).is_file()))
-    raise MissingData(f"there is no {missing} in {usual}; `bench data get {name}` downloads it, or set $BENCH_DATA")
+    missing = next(file for file in wanted if not (usual / file).is_file())
+    raise MissingData(
+        f"there is no {missing} in {usual}; `bench data get {name}` downloads it, "
+        "or set $BENCH_DATA to a folder that has omniglot/ in it"
+    )
 
 
 def digest(name: str) -> str:
@@ -138,8 +118,7 @@ def digest(name: str) -> str:
         BenchError: missing, damaged, incomplete, or not the official content.
     """
     folder = locate(name)
-    content = _official(folder, _content(folder, OMNIGLOT), OMNIGLOT.digest)
-    return _with_runs(folder, content) if name == "lake" else content
+    return _with_runs(name, folder, _verified(folder, OMNIGLOT))
 
 
 def check(name: str) -> str:
@@ -150,11 +129,11 @@ def check(name: str) -> str:
     """
     folder = locate(name)
     content, packed = read(folder, OMNIGLOT)
-    _official(folder, content, OMNIGLOT.digest)
+    _refuse_other(folder, content, OMNIGLOT.digest)
     for old in _cache(content).glob("*.npy"):
         old.unlink(missing_ok=True)
     _store(_cache(content) / "packed.npy", packed)
-    return _with_runs(folder, content) if name == "lake" else content
+    return _with_runs(name, folder, content)
 
 
 def get(name: str, root: Path | None = None) -> Path:
@@ -164,17 +143,16 @@ def get(name: str, root: Path | None = None) -> Path:
         BenchError: no such set, no connection, a folder that cannot be written, or a file that is not the official one.
     """
     import pooch
-    import requests
 
     folder = (root or data_root()) / "omniglot"
-    for path, checksum in _archives(name):
-        if (folder / _file(path)).is_file():
-            continue
-        downloader = pooch.HTTPDownloader(progressbar=_Bar(_file(path)))
-        try:
-            pooch.retrieve(f"{RAW}/{path}", checksum, _file(path), folder, downloader=downloader)
-        except (requests.RequestException, ValueError, OSError) as error:
-            raise BenchError(f"cannot get {RAW}/{path} into {folder}: {error}") from error
+    for path, checksum in _archives(name).items():
+        file = PurePosixPath(path).name
+        if not (folder / file).is_file():
+            downloader = pooch.HTTPDownloader(progressbar=_Bar(file))
+            try:
+                pooch.retrieve(f"{RAW}/{path}", checksum, file, folder, downloader=downloader)
+            except (OSError, ValueError) as error:  # those of requests are OSErrors; ValueError: another checksum
+                raise BenchError(f"cannot get {RAW}/{path} into {folder}: {error}") from error
     return folder
 
 
@@ -198,14 +176,27 @@ def lake_runs() -> LakeRuns:
     Raises:
         BenchError: missing, damaged, incomplete, or not the official content.
     """
-    folder = locate("lake")
-    content, runs = _read_runs(*_seen(folder / "all_runs.zip"))
-    _official(folder / "all_runs.zip", content, RUNS_DIGEST)
+    path = locate("lake") / "all_runs.zip"
+    content, runs = _runs(path, *_stat(path))
+    _refuse_other(path, content, RUNS_DIGEST)
     return runs
 
 
+def load(folder: Path, layout: Layout) -> Omniglot:
+    """Drawings of a layout from the archives in a folder; from the cache where they were read before.
+
+    Raises:
+        BenchError: damaged, incomplete, or not of the layout's digest.
+    """
+    cache = _cache(_verified(folder, layout))
+    names = tuple(name for _, characters in layout.characters for name in characters)
+    if _mapped(cache / "packed.npy", (len(names), DRAWINGS, -(-SIDE * SIDE // 8))) is None:
+        _store(cache / "packed.npy", read(folder, layout)[1])
+    return Omniglot(names, cache)
+
+
 def shrink(pixels: Pixels, size: int) -> Pixels:
-    """Images [..., side, side] as [..., size, size], by Pillow's BOX filter: each pixel the mean of those it covers."""
+    """Images [..., side, side] as [..., size, size], by Pillow's BOX filter: the mean of the pixels beneath."""
     if pixels.shape[-1] == size:
         return pixels
     images = pixels.reshape(-1, *pixels.shape[-2:])
@@ -213,36 +204,142 @@ def shrink(pixels: Pixels, size: int) -> Pixels:
     return np.stack(small).reshape(*pixels.shape[:-2], size, size)
 
 
-def load(folder: Path, layout: Layout) -> Omniglot:
-    """Drawings from the archives in a folder, or from the cache.
-
-    Raises:
-        BenchError: damaged, incomplete, or not of the layout's digest.
-    """
-    content = _official(folder, _content(folder, layout), layout.digest)
-    names = tuple(name for _, characters in layout.characters for name in characters)
-    packed = _cache(content) / "packed.npy"
-    if _mapped(packed, (len(names), DRAWINGS)) is None:
-        _store(packed, read(folder, layout)[1])
-    return Omniglot(names, packed.parent)
+def _archives(name: str) -> dict[str, str]:
+    if name not in ARCHIVES:
+        raise BenchError(unknown("data set", name, ARCHIVES, "bench data list"))
+    return ARCHIVES[name]
 
 
-def read(folder: Path, layout: Layout) -> tuple[str, Pixels]:
-    """Decode all drawings from the archives in a folder.
+def _found(name: str) -> tuple[Path | None, str | None]:
+    try:
+        folder = locate(name)
+    except MissingData:
+        return None, None
+    known = _known(_index(folder, OMNIGLOT))
+    try:
+        return folder, known and _with_runs(name, folder, known)
+    except BenchError:
+        return folder, None
 
-    Returns their digest, and their ink as bits, row after row: [characters, DRAWINGS, bytes] uint8.
 
-    Raises:
-        BenchError: damaged, or a character or drawing is missing or too many.
-    """
-    bits: dict[str, bytes] = {}
-    packed = []
-    for stem, characters in layout.characters:
-        with opened(folder / f"{stem}.zip") as members:
-            grouped = _grouped(members, stem, characters)
-            for paths in grouped:
-                bits |= {path: np.packbits(ink(members[path], path)).tobytes() for path in paths}
-            packed += grouped
-    content = _digest({path: bits[path] for path in bits})
-    flat = b"".join(bits[path] for paths in packed for path in paths)
-    return content, np.frombuffer(flat, np.uint8).reshape(len(packed), DRAWINGS, -1)
+@lru_cache
+def _omniglot(data: str | None, cache: str | None) -> Omniglot:
+    return load(locate("omniglot"), OMNIGLOT)
+
+
+def _verified(folder: Path, layout: Layout) -> str:
+    """The content digest of the archives in a folder, which is the layout's."""
+    index = _index(folder, layout)
+    content = _known(index)
+    if content is None:
+        content, packed = read(folder, layout)
+        if content == layout.digest:
+            _store(_cache(content) / "packed.npy", packed)
+        files.replace(index, canonical({"content": content}).encode())
+    _refuse_other(folder, content, layout.digest)
+    return content
+
+
+def _refuse_other(where: Path, content: str, official: str) -> None:
+    if content != official:
+        raise BenchError(
+            f"the drawings in {where} are not the official ones: their digest is {content[:12]}…, "
+            f"not {official[:12]}…; delete the zips and get them anew"
+        )
+
+
+def _with_runs(name: str, folder: Path, content: str) -> str:
+    if name != "lake":
+        return content
+    path = folder / "all_runs.zip"
+    runs, _ = _runs(path, *_stat(path))
+    _refuse_other(path, runs, RUNS_DIGEST)
+    return content_digest({"omniglot": content.encode(), "runs": runs.encode()})
+
+
+def _cache(content: str) -> Path:
+    return cache_root() / "omniglot" / content[:16]
+
+
+def _index(folder: Path, layout: Layout) -> Path:
+    """The file that remembers the content digest of archives, by the bytes of these archives."""
+    paths = [folder / f"{stem}.zip" for stem, _ in layout.characters]
+    try:
+        key = canonical([_sha256(path, *_stat(path)) for path in paths])
+    except OSError as error:
+        raise BenchError(f"cannot read {error.filename}: {error.strerror}; check its permissions") from error
+    return cache_root() / "digests" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+
+
+def _known(index: Path) -> str | None:
+    try:
+        return str(json.loads(index.read_bytes())["content"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _runs(path: Path, size: int, mtime_ns: int) -> tuple[str, LakeRuns]:
+    return read_runs(path)
+
+
+@lru_cache
+def _pixels(omniglot: Omniglot, size: int, turned: bool) -> Pixels:
+    path = omniglot.folder / f"box{size}{'-turned' if turned else ''}.npy"
+    shape = ((4 if turned else 1) * len(omniglot.characters), DRAWINGS, size, size)
+    mapped = _mapped(path, shape)
+    if mapped is None:
+        packed = np.load(omniglot.folder / "packed.npy", mmap_mode="r", allow_pickle=False)
+        upright = np.stack([shrink(unpacked(character), size) for character in packed])
+        _store(path, np.concatenate([np.rot90(upright, k, (2, 3)) for k in range(4)]) if turned else upright)
+        mapped = _mapped(path, shape)
+        assert mapped is not None
+    return mapped
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> Pixels | None:
+    """A cached array as a read-only memory map; None where it is missing, cut short or another."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return np.asarray(array) if array.dtype == np.uint8 and array.shape == shape else None
+
+
+def _store(path: Path, array: Pixels) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    files.replace(path, buffer.getvalue())
+
+
+class _Bar:
+    """What pooch asks of a progress bar, shown by rich."""
+
+    total = 0
+
+    def __init__(self, title: str) -> None:
+        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+        self._progress = Progress("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        self._task = self._progress.add_task(title)
+        self._progress.start()
+
+    def update(self, advance: int) -> None:
+        self._progress.update(self._task, advance=advance, total=self.total or None)
+
+    def reset(self) -> None:
+        self._progress.reset(self._task)
+
+    def close(self) -> None:
+        self._progress.stop()

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bench import files, records
+from bench import files, records, registry
 from bench.config import canonical
 from bench.errors import BenchError
 from bench.grid import Cell
@@ -30,6 +30,7 @@ from bench.training import Context, Interrupted, Progress, run_cell
 
 GRACE_S = 1.5
 """After Ctrl-C a step in flight gets this long before it is cut off; its last checkpoint remains."""
+WAITING = "waiting for another run"
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,18 @@ def execute(
 def failure(results: Path, cell_id: str) -> str | None:
     """Why a cell failed the last time it ran, or None."""
     try:
-        return (results / ".bench" / "failures" / cell_id).read_text(encoding="utf-8")
+        return _failure_path(results, cell_id).read_text(encoding="utf-8")
     except OSError:
         return None
+
+
+def _failure_path(results: Path, cell_id: str) -> Path:
+    return results / ".bench" / "failures" / cell_id
+
+
+def _log_failure(results: Path, cell: Cell, message: str, trace: str = "") -> None:
+    with contextlib.suppress(BenchError):
+        files.replace(_failure_path(results, cell.id), f"{message}\n\n{cell.label}\n{trace}".encode())
 
 
 def _here(cells: Sequence[Cell], context: Context, note: Callable[[Outcome], None]) -> None:
@@ -89,7 +99,7 @@ def _here(cells: Sequence[Cell], context: Context, note: Callable[[Outcome], Non
             if outcome.status == "interrupted":
                 return
         if len(busy) == len(waiting):
-            context.report(Progress(busy[0].id, "waiting for another run", 0, 0))
+            context.report(Progress(busy[0].id, WAITING, 0, 0))
             time.sleep(0.2)
         if busy and context.stopping():
             return
@@ -98,22 +108,20 @@ def _here(cells: Sequence[Cell], context: Context, note: Callable[[Outcome], Non
 
 def _attempt(cell: Cell, context: Context) -> Outcome | None:
     """Run one cell under its lock; None where another process holds it."""
-    failures = context.results / ".bench" / "failures" / cell.id
     try:
         with _lock(context.results, cell.id) as mine:
             if not mine:
                 return None
             if not records.path_of(context.results, cell.spec).exists():
                 run_cell(cell, context)
-            failures.unlink(missing_ok=True)
+            _failure_path(context.results, cell.id).unlink(missing_ok=True)
             return Outcome(cell, "done")
     except (Interrupted, KeyboardInterrupt):
         return Outcome(cell, "interrupted")
     except Exception as error:
         user_error = isinstance(error, BenchError)
         message = str(error) if user_error else f"{type(error).__name__}: {error}"
-        with contextlib.suppress(BenchError):
-            files.replace(failures, f"{message}\n\n{cell.label}\n{traceback.format_exc()}".encode())
+        _log_failure(context.results, cell, message, traceback.format_exc())
         return Outcome(cell, "failed", message, user_error)
 
 
@@ -124,20 +132,44 @@ def _pool(
     stopping: threading.Event,
     note: Callable[[Outcome], None],
 ) -> None:
+    """Run cells in worker processes. Those that ran when a worker was lost are tried again alone, one by one."""
+    waiting, alone = list(cells), list[Cell]()
+    while waiting and not stopping.is_set():
+        lost, running = _round(waiting, context, workers, stopping, note)
+        suspects = [c for c in lost if c.id in running] or lost
+        alone += suspects
+        waiting = [c for c in lost if c not in suspects]
+    for cell in alone:
+        if not stopping.is_set() and _round([cell], context, 1, stopping, note)[0] and not stopping.is_set():
+            message = "its worker process was lost twice (killed, or out of memory); run again with fewer --workers"
+            _log_failure(context.results, cell, message)
+            note(Outcome(cell, "failed", message))
+
+
+def _round(
+    cells: Sequence[Cell],
+    context: Context,
+    workers: int,
+    stopping: threading.Event,
+    note: Callable[[Outcome], None],
+) -> tuple[list[Cell], set[str]]:
+    """Run cells until all ended or a worker is lost. Returns the cells that got lost, and the ids that were running."""
     spawn = multiprocessing.get_context("spawn")
+    # Made anew each time: a killed process may have held their locks.
     stop, reports = spawn.Event(), spawn.Queue()
     pool = ProcessPoolExecutor(min(workers, len(cells)), spawn, initializer=_start_worker, initargs=(stop, reports))
     plain = replace(context, report=_ignore, stopping=_never)
-    futures: dict[Future[Outcome | None], Cell] = {pool.submit(_work, cell, plain): cell for cell in cells}
-    deadline = float("inf")
+    lost: list[Cell] = []
+    running: set[str] = set()
     try:
-        while futures and time.monotonic() < deadline:
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    context.report(reports.get(timeout=0.1))
+        with _sigint_held():
+            futures: dict[Future[Outcome | None], Cell] = {pool.submit(_work, cell, plain): cell for cell in cells}
+        while futures:
+            for progress in _news(reports):
+                running.add(progress.id)
+                context.report(progress)
             if stopping.is_set() and not stop.is_set():
                 stop.set()
-                deadline = time.monotonic() + GRACE_S
                 pool.shutdown(wait=False, cancel_futures=True)
             for future in [f for f in futures if f.done()]:
                 cell = futures.pop(future)
@@ -145,21 +177,44 @@ def _pool(
                     continue
                 try:
                     outcome = future.result()
+                    if outcome is None and not stop.is_set():
+                        context.report(Progress(cell.id, WAITING, 0, 0))
+                        time.sleep(0.1)
+                        futures[pool.submit(_work, cell, plain)] = cell
                 except BrokenProcessPool:
-                    outcome = Outcome(
-                        cell, "failed", "its worker process was lost (killed, or out of memory); run again"
-                    )
-                if outcome is None and not stop.is_set():
-                    time.sleep(0.1)
-                    futures[pool.submit(_work, cell, plain)] = cell
-                elif outcome is not None:
+                    lost.append(cell)
+                    continue
+                running.discard(cell.id)
+                if outcome is not None:
                     note(outcome)
+    except KeyboardInterrupt:
+        if not stopping.is_set():
+            raise
     finally:
         # Killing is safe at any moment: files are whole or not there.
         for process in list((getattr(pool, "_processes", None) or {}).values()):
             if stopping.is_set():
                 process.kill()
         pool.shutdown(wait=True, cancel_futures=True)
+    return lost, running
+
+
+def _news(reports: Any) -> Iterator[Progress]:
+    """What workers have said by now; waits a moment for the first."""
+    with contextlib.suppress(queue.Empty):
+        yield reports.get(timeout=0.1)
+        while True:
+            yield reports.get_nowait()
+
+
+@contextlib.contextmanager
+def _sigint_held() -> Iterator[None]:
+    """Processes started here never see Ctrl-C, not even while they import; for us it waits until the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _stop: Any = None
@@ -171,6 +226,7 @@ def _start_worker(stop: Any, reports: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and tells through the event
     _stop, _reports = stop, reports
     threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
+    registry.load()  # cells of plug-in files cannot be unpickled before
 
 
 def _die_with_parent(parent: int) -> None:
@@ -181,6 +237,7 @@ def _die_with_parent(parent: int) -> None:
 
 
 def _work(cell: Cell, context: Context) -> Outcome | None:
+    _reports.put(Progress(cell.id, "starting", 0, cell.budget.steps))
     last = 0.0
 
     def report(progress: Progress) -> None:

@@ -8,9 +8,10 @@ from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bars, TaskID, TextColumn
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
 
-from bench.executor import Outcome
+from bench.executor import WAITING, Outcome
 from bench.grid import Cell
 from bench.training import Progress
 
@@ -56,7 +57,8 @@ class Board:
     def note(self, progress: Progress) -> Pace:
         """Take in what a cell reports."""
         pace = self.paces.get(progress.id)
-        if pace is None or (pace.now is not None and pace.now.phase == "waiting for another run" != progress.phase):
+        # The clock starts with the first step, which is a later one where training is resumed.
+        if pace is None or (pace.now is not None and progress.phase != pace.now.phase in ("starting", WAITING)):
             pace = self.paces[progress.id] = Pace(time.monotonic(), progress.step)
         pace.now = progress
         return pace
@@ -110,7 +112,7 @@ class Lines:
     def report(self, progress: Progress) -> None:
         """Print where a cell is, if its last line is old enough."""
         pace, now = self.board.note(progress), time.monotonic()
-        waits = progress.phase.startswith("waiting") and pace.phase != progress.phase
+        waits = progress.phase == WAITING and pace.phase != progress.phase
         pace.phase = progress.phase
         every = min(60.0, max(EVERY_S, (now - pace.began) / 10))
         if waits or now - (pace.shown or pace.began) >= every:
@@ -131,7 +133,8 @@ class Moving:
     def __init__(self, board: Board) -> None:
         self.board = board
         self.bars = Bars(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"),
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}", markup=False),
             console=board.out, refresh_per_second=4, transient=True,
         )  # fmt: skip
         self.all = self.bars.add_task("all cells", total=len(board.cells), text="")

@@ -130,7 +130,9 @@ def setting_text(key: str, value: Any) -> str:
 def changed(reg: registry.Registry, entry: Mapping[str, Any]) -> str:
     """The fields of a spec's method or task that differ from today's defaults, as "way=20,shot=1"."""
     cls = reg.entries.get(entry["name"])
-    defaults = {f.name: list(f.default) if isinstance(f.default, tuple) else f.default for f in fields(cls)} if cls else {}
+    defaults = (
+        {f.name: list(f.default) if isinstance(f.default, tuple) else f.default for f in fields(cls)} if cls else {}
+    )
     return ",".join(
         f"{key}={setting_text(key, value)}"
         for key, value in entry["fields"].items()

@@ -1,1 +1,6 @@
 """External memories and the methods that use them: one file a memory, usable alone."""
+
+from mann.attention import MANN, AttentionMemory
+from mann.lrua import LRUA
+
+__all__ = ["LRUA", "MANN", "AttentionMemory"]

@@ -132,7 +132,7 @@ class LRUA(Memory[LRUAState]):
             unused = torch.zeros_like(state.usage).scatter_(1, least, 1.0).unsqueeze(1)
         else:
             unused = torch.zeros_like(state.weights).scatter_(2, least.unsqueeze(2), 1.0)
-        weights = unused + gate * (state.weights - unused)
+        weights = torch.lerp(unused, state.weights, gate)
         erased = least[:, :1] if self.options.erase == "one" else least
         keep = torch.ones_like(state.usage).scatter_(1, erased, 0.0).unsqueeze(2)
         return torch.baddbmm(state.memory * keep, weights.transpose(1, 2), values), weights

@@ -2,8 +2,8 @@
 
 A third party's tests call `check_method(method, task)` and `check_task(task)`, or the functions one by one. A method's
 check takes a config and a small task; it builds learners itself. All run in eval mode and float64 unless they say
-otherwise, so that a difference is an influence and not rounding. Each call is made on a copy of the learner, so that
-a learner that keeps state fails the check for that and no other.
+otherwise, so that a difference is an influence and not rounding. Calls are made on copies of learner and inputs, so
+that a learner that keeps state fails the check for that and no other.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 import typing
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ def episodes_of(
     drawn = task.sample(split or task.splits[0], batch, generator(key))
     if task.online:
         half = drawn.query.x.shape[1] // 2
-        drawn = Episode(*(Examples(*(part[:, cut] for part in drawn.query)) for cut in (slice(half), slice(half, None))))
+        drawn = Episode(
+            *(Examples(*(part[:, cut] for part in drawn.query)) for cut in (slice(half), slice(half, None)))
+        )
     return Episode(*(Examples(e.x.to(dtype), e.y.to(dtype) if e.y.is_floating_point() else e.y) for e in drawn))
 
 
@@ -67,15 +70,15 @@ def other_labels(y: Tensor) -> Tensor:
 
 
 def ask(learner: Learner, support: Examples, query_x: Tensor) -> Tensor:
-    """`forward` of a copy, so that nothing stays; random layers draw the same each time."""
+    """`forward` on copies, so that nothing stays; random layers draw the same each time."""
     torch.manual_seed(1)
-    return copy.deepcopy(learner)(support, query_x)
+    return copy.deepcopy(learner)(Examples(support.x.clone(), support.y.clone()), query_x.clone())
 
 
 def follow(learner: Learner, x: Tensor, y: Tensor) -> Tensor:
-    """`stream` of a copy, so that nothing stays; random layers draw the same each time."""
+    """`stream` on copies, so that nothing stays; random layers draw the same each time."""
     torch.manual_seed(1)
-    return copy.deepcopy(learner).stream(x, y)
+    return copy.deepcopy(learner).stream(x.clone(), y.clone())
 
 
 # Methods
@@ -86,13 +89,13 @@ def answers_have_the_right_form(method: Method, task: Task) -> None:
     learner = learner_of(method, task, dtype=torch.float32)
     episode = episodes_of(task, dtype=torch.float32)
     support, query = episode
-    batch, queries = query.x.shape[:2]
-    _has_form(learner(support, query.x), (batch, queries, task.n_out), torch.float32, "forward")
-    _has_form(learner.stream(*query), (batch, queries, task.n_out), torch.float32, "stream")
-    for step, prediction in learner.by_step(support, query.x).items():
-        _has_form(prediction, (batch, queries, task.n_out), torch.float32, f"by_step {step}")
+    answers = {"forward": learner(support, query.x), "stream": learner.stream(*query)}
+    answers |= {f"by_step {step}": each for step, each in learner.by_step(support, query.x).items()}
+    for where, value in answers.items():
+        _has_form(value, (*query.x.shape[:2], task.n_out), where)
+        assert value.dtype == torch.float32, f"{where}: {value.dtype}, not float32"
     if isinstance(method, TrainedMethod):
-        _has_form(learner.train().loss(_natural(task, torch.float32), task), (), torch.float32, "loss")
+        _has_form(learner.train().loss(_natural(task, torch.float32), task), (), "loss")
 
 
 def works_in_float64(method: Method, task: Task) -> None:
@@ -107,8 +110,8 @@ def works_on_a_single_episode(method: Method, task: Task) -> None:
     """A batch of one, and a single query."""
     learner = learner_of(method, task)
     support, query = episodes_of(task, batch=1)
-    _has_form(learner(support, query.x[:, :1]), (1, 1, task.n_out), torch.float64, "forward")
-    _has_form(learner.stream(query.x[:, :1], query.y[:, :1]), (1, 1, task.n_out), torch.float64, "stream")
+    _has_form(learner(support, query.x[:, :1]), (1, 1, task.n_out), "forward")
+    _has_form(learner.stream(query.x[:, :1], query.y[:, :1]), (1, 1, task.n_out), "stream")
 
 
 def has_a_prior(method: Method, task: Task) -> None:
@@ -116,7 +119,7 @@ def has_a_prior(method: Method, task: Task) -> None:
     _, query = episodes_of(task)
     empty = Examples(query.x[:, :0], query.y[:, :0])
     prior = ask(learner_of(method, task), empty, query.x)
-    _has_form(prior, (*query.x.shape[:2], task.n_out), torch.float64, "forward on an empty support")
+    _has_form(prior, (*query.x.shape[:2], task.n_out), "forward on an empty support")
 
 
 def hides_the_future(method: Method, task: Task) -> None:
@@ -171,14 +174,16 @@ def queries_do_not_meet(method: Method, task: Task) -> None:
 def episodes_do_not_meet(method: Method, task: Task) -> None:
     """Other episodes of the batch changed or taken away: the same answer."""
     learner, (support, query), other = learner_of(method, task), episodes_of(task), episodes_of(task, key="other")
-    strange = [torch.cat((a[:1], b[1:] * 3 + 1 if b.is_floating_point() else b[1:]))
-               for a, b in zip((*support, *query), (*other.support, *other.query), strict=True)]  # fmt: skip
-    alone = [part[:1] for part in (*support, *query)]
-    for parts, how in ((strange, "sees the others"), (alone, "alone is answered otherwise")):
-        sx, sy, qx, qy = parts
-        asked, streamed = ask(learner, Examples(sx, sy), qx)[:1], follow(learner, qx, qy)[:1]
-        _same(asked, ask(learner, support, query.x)[:1], f"forward: an episode {how}")
-        _same(streamed, follow(learner, *query)[:1], f"stream: an episode {how}")
+    asked, streamed = ask(learner, support, query.x), follow(learner, *query)
+    for i in (0, len(query.x) - 1):  # the last too: a network that runs across the batch spares the first
+        this = slice(i, i + 1)
+        alone = [part[this] for part in (*support, *query)]
+        strange = [b * 3 + 1 if b.is_floating_point() else b.clone() for b in (*other.support, *other.query)]
+        for new, old in zip(strange, alone, strict=True):
+            new[this] = old
+        for (sx, sy, qx, qy), at, how in ((strange, this, "sees the others"), (alone, slice(1), "alone is otherwise")):
+            _same(ask(learner, Examples(sx, sy), qx)[at], asked[this], f"forward: an episode {how}")
+            _same(follow(learner, qx, qy)[at], streamed[this], f"stream: an episode {how}")
 
 
 def keeps_nothing(method: Method, task: Task) -> None:
@@ -236,11 +241,11 @@ def training_hides_the_answers(method: Method, task: Task) -> None:
     last = episode.query.y.clone()
     last[:, -1] = other_labels(last)[:, -1]
     changed = last if task.online else other_labels(episode.query.y)
-    scored = []
+    learner, scored = learner_of(method, task).train(), []
     for y in (episode.query.y, changed):
         spy = _Spy(task)
         torch.manual_seed(1)
-        learner_of(method, task).train().loss(Episode(episode.support, Examples(episode.query.x, y)), spy)  # type: ignore[arg-type]
+        copy.deepcopy(learner).loss(Episode(episode.support, Examples(episode.query.x, y)), spy)  # type: ignore[arg-type]
         scored.append(spy.predictions)
     for a, b in zip(*scored, strict=True):
         _same(a, b, "loss: a prediction saw the label it is scored against")
@@ -261,7 +266,7 @@ def config_round_trips(method: Method, task: Task) -> None:
 
 def resumes(method: Method, task: Task, stops: Iterable[int] = (2,)) -> None:
     """Interrupted at any questions of `stopping` (from 1), the result and parameters are those of an uninterrupted run."""
-    whole, parts = _run(method, task, ()), _run(method, task, stops)
+    whole, parts = _uninterrupted(method, task), _run(method, task, stops)
     assert parts[0] == whole[0], "the resumed run has another result"
     _same_bits(parts[1], whole[1], "final.pt")
 
@@ -313,7 +318,9 @@ def knows_no_more_than_it_may(method: Method, task: Task, train_steps: int = 0, 
         losses += [float(task.loss(p[None], t[None])) for p, t in zip(prediction, y, strict=True)]
     best = floor(task.n_out, y.shape[1])
     assert _low(accuracy) <= ceiling(task.n_out), f"first presentations: {np.mean(accuracy):.3f} right"
-    assert -_low([-value for value in losses]) >= best, f"loss {np.mean(losses):.4f} below the floor {best:.4f}"
+    assert -_low([-value for value in losses]) >= best * (1 - 1e-5), (
+        f"loss {np.mean(losses):.4f} below the floor {best:.4f}"
+    )
 
 
 # Tasks
@@ -488,9 +495,8 @@ def _natural(task: Task, dtype: torch.dtype, key: str = "natural") -> Episode:
     return Episode(*(Examples(e.x.to(dtype), e.y.to(dtype) if e.y.is_floating_point() else e.y) for e in drawn))
 
 
-def _has_form(value: Tensor, shape: tuple[int, ...], dtype: torch.dtype, where: str) -> None:
+def _has_form(value: Tensor, shape: tuple[int, ...], where: str) -> None:
     assert value.shape == shape, f"{where}: shape {tuple(value.shape)}, not {shape}"
-    assert value.dtype == dtype, f"{where}: {value.dtype}, not {dtype}"
     assert value.isfinite().all(), f"{where}: not finite"
 
 
@@ -551,7 +557,7 @@ def _run(method: Method, task: Task, stops: Iterable[int]) -> tuple[dict[str, An
     """Result and final parameters of a cell interrupted at each of the stops in turn."""
     cell = _cell(method, task)
     with tempfile.TemporaryDirectory() as folder:
-        context = Context(Path(folder), checkpoint_s=0)
+        context = Context(Path(folder))
         for stop in stops:
             questions = iter(range(1, stop))
             try:
@@ -562,6 +568,11 @@ def _run(method: Method, task: Task, stops: Iterable[int]) -> tuple[dict[str, An
         result = run_cell(cell, context).result
         final = checkpoints.folder(context.results, cell.id) / "final.pt"
         return result, checkpoints.load(final, cell.id) if final.exists() else {}
+
+
+@lru_cache(maxsize=8)
+def _uninterrupted(method: Method, task: Task) -> tuple[dict[str, Any], dict[str, Any]]:
+    return _run(method, task, ())
 
 
 def _same_bits(value: Any, expected: Any, where: str) -> None:

@@ -1,0 +1,383 @@
+"""The command line. Nothing heavy is imported before a command runs, so that `--help` comes at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from bench import __version__, completion
+from bench.errors import BenchError
+
+INTERRUPTED = 130
+RESULTS = Path("results")
+
+
+class Stopped(Exception):
+    """Ctrl-C, in a form that typer does not swallow."""
+
+
+class Group(TyperGroup):
+    """Typer turns KeyboardInterrupt into exits of its own, differently from version to version."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; an interruption reaches `main`."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Stopped from None
+
+
+def _example(*lines: str) -> str:
+    return "\b\nExample" + ("s" if len(lines) > 1 else "") + ":\n" + "\n".join(f"  {line}" for line in lines)
+
+
+# Without markup typer's help is click's own, which imports no rich: 0.1 s less.
+app = typer.Typer(
+    cls=Group,
+    name="bench",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Benchmark and reproduce memory-augmented neural networks and few-shot learners.",
+    epilog=_example("bench run smoke", "bench run -m 'mann*' -t omniglot --set omniglot.way=20 --seeds 0-4"),
+)
+data_app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="List, get and check data sets.",
+    epilog=_example("bench data list", "bench data get omniglot --data data"),
+)
+app.add_typer(data_app, name="data")
+
+
+def _complete_id(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    return completion.ids(Path(ctx.params.get("results") or RESULTS), incomplete)
+
+
+Suite = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="SUITE", help="A suite's name, or the path of a .toml file.", autocompletion=completion.suites
+    ),
+]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-m", "--method", metavar="METHOD", help="A method, or a pattern as 'mann*'.", autocompletion=completion.methods
+    ),
+]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option("-t", "--task", metavar="TASK", help="A task, or a pattern.", autocompletion=completion.tasks),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A field, as mann.slots=256 or budget.test_episodes=1000.",
+                 autocompletion=completion.settings),
+]  # fmt: skip
+Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of records.")]
+Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Folder of data sets; else $BENCH_DATA.")]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", metavar="FILE", help="A Python file that registers methods or tasks of yours."),
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout; everything else goes to stderr.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mannbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _bench(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("list", epilog=_example("bench list methods", "bench list mann", "bench list tasks --json"))
+def list_(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="WHAT", help="methods, tasks, suites, or the name of one.", autocompletion=completion.entries
+        ),
+    ] = None,
+    as_json: Json = False,
+    plugin: Plugins = None,
+) -> None:
+    """List methods, tasks and suites; or one, with its fields.
+
+    Those fields are what --set takes.
+    """
+    _prepare(plugin)
+    from bench import registry, views
+    from bench.grid import suites
+
+    kinds = {
+        "methods": lambda: [views.entry(registry.METHODS, n) for n in sorted(registry.METHODS.entries)],
+        "tasks": lambda: [views.entry(registry.TASKS, n) for n in sorted(registry.TASKS.entries)],
+        "suites": lambda: [views.suite(n) for n in suites()],
+    }
+    out = views.console()
+    if what is None or what in kinds:
+        found = {kind: kinds[kind]() for kind in kinds if what in (None, kind)}
+        if as_json:
+            _json(found if what is None else found[what])
+        else:
+            for kind, entries in found.items():
+                out.print(views.entries_table(kind, entries))
+        return
+    one = [views.entry(reg, what) for reg in (registry.METHODS, registry.TASKS) if what in reg.entries]
+    one += [views.suite(what)] if what in suites() or what.endswith(".toml") else []
+    if not one:
+        known = [*kinds, *registry.METHODS.entries, *registry.TASKS.entries, *suites()]
+        raise BenchError(registry.unknown("method, task or suite", what, known, "bench list"))
+    if as_json:
+        _json(one[0] if len(one) == 1 else one)
+        return
+    for each in one:
+        (views.print_suite if each["kind"] == "suite" else views.print_entry)(out, each)
+
+
+@app.command(
+    epilog=_example(
+        "bench run smoke",
+        "bench run -m protonet -m 'mann*' -t omniglot --steps 5000 --seeds 0-4",
+        "bench run smoke --set maml.inner_lr=0.4 --dry-run",
+        "bench run paper --shard 1/8 --workers 2 --results out",
+    )
+)
+def run(
+    suite: Suite = None,
+    method: Methods = None,
+    task: Tasks = None,
+    setting: Settings = None,
+    seeds: Annotated[str | None, typer.Option(metavar="SEEDS", help="Seeds, as 0-4, 3 or 0,2,5-7.")] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="Training steps of each cell.")] = None,
+    data: Data = None,
+    results: Results = RESULTS,
+    workers: Annotated[int, typer.Option(metavar="N", help="Cells at the same time, each in a process.")] = 1,
+    threads: Annotated[int | None, typer.Option(metavar="N", help="Torch threads of each; else cores shared.")] = None,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda or auto.")] = "cpu",
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Run the I-th of N parts only.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the cells, and which are recorded; run none.")
+    ] = False,
+    picture: Annotated[bool, typer.Option(help="Draw the overview picture at the end.")] = True,
+    as_json: Json = False,
+    plugin: Plugins = None,
+) -> None:
+    """Run methods on tasks; skip, resume, record.
+
+    A cell is method × task × seed × budget. What is recorded is skipped, what was interrupted is resumed. Ends with
+    a table of what this call touched. Exit code: 0 all done, 1 cells failed, 2 something to mend, 130 interrupted.
+    """
+    _prepare(plugin, data)
+    from bench import grid, running
+
+    plan = grid.plan(suite, method or (), task or (), seeds, setting or (), steps)
+    cells = grid.shard(plan.cells, shard) if shard else plan.cells
+    request = running.Request(suite, cells, plan.notes, results, workers, threads, device, picture)
+    code, told = running.dry_run(request, as_json) if dry_run else running.run(request, as_json)
+    if as_json:
+        _json(told)
+    if code == INTERRUPTED:
+        raise Stopped
+    raise typer.Exit(code)
+
+
+@app.command(epilog=_example("bench status smoke", "bench status --results out"))
+def status(suite: Suite = None, data: Data = None, results: Results = RESULTS, as_json: Json = False,
+           plugin: Plugins = None) -> None:  # fmt: skip
+    """Count cells that are done, pending, diverged, failed."""
+    _prepare(plugin, data)
+    from bench import running
+
+    told = running.status(suite, results, as_json)
+    if as_json:
+        _json(told)
+
+
+@app.command(epilog=_example("bench show 3f9c", "bench show 3f9c --json"))
+def show(
+    id: Annotated[
+        str, typer.Argument(metavar="ID", help="A record's id, or its first digits.", autocompletion=_complete_id)
+    ],
+    results: Results = RESULTS,
+    data: Data = None,
+    as_json: Json = False,
+    plugin: Plugins = None,
+) -> None:
+    """Show one record, and the command that makes it again."""
+    from bench import records
+
+    path, record = records.find(results, id)
+    if as_json:
+        typer.echo(path.read_text(encoding="utf-8"), nl=False)
+        return
+    _prepare(plugin, data)
+    from bench import views
+
+    views.print_record(views.console(), record, path)
+
+
+@app.command(epilog=_example("bench tables", "bench tables smoke --results out", "bench tables --check"))
+def tables(
+    suite: Annotated[list[str] | None, typer.Argument(metavar="SUITE...", help="Suites; else all that have records.",
+                                                      autocompletion=completion.suites)] = None,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 and name what is stale.")] = False,
+    dirty: Annotated[bool, typer.Option("--dirty", help="Also records made by uncommitted code.")] = False,
+    results: Results = RESULTS,
+    data: Data = None,
+    plugin: Plugins = None,
+) -> None:  # fmt: skip
+    """Write the tables anew from the records.
+
+    They go to results/tables/ as Markdown and CSV.
+    """
+    _prepare(plugin, data)
+
+
+@data_app.command("list", epilog=_example("bench data list"))
+def data_list(data: Data = None, as_json: Json = False) -> None:
+    """Show where data sets are, digest and licence."""
+    _data_folder(data)
+    from dataclasses import asdict
+
+    from bench import data as sets
+    from bench import views
+
+    listing = [asdict(each) | {"found": each.found and str(each.found)} for each in sets.listing()]
+    if as_json:
+        _json(listing)
+        return
+    made = views.table("name", "found in", "digest", "licence", "source")
+    for e in listing:
+        missing = f"not found; `bench data get {e['name']}` gets it"
+        digest = e["digest"][:12] if e["digest"] else ("not read yet" if e["found"] else "")
+        made.add_row(e["name"], e["found"] or missing, digest, e["licence"], e["source"])
+    views.console().print(made)
+
+
+@data_app.command("get", epilog=_example("bench data get omniglot", "bench data get omniglot --data data"))
+def data_get(name: Annotated[str, typer.Argument(metavar="NAME", help="A data set.")], data: Data = None) -> None:
+    """Download a data set; checksums are verified."""
+    from bench import data as sets
+
+    if data is not None:
+        data.mkdir(parents=True, exist_ok=True)
+    _data_folder(data)
+    folder = sets.get(name, data)
+    typer.echo(f"{name} is in {folder}")
+
+
+@data_app.command("check", epilog=_example("bench data check omniglot"))
+def data_check(name: Annotated[str, typer.Argument(metavar="NAME", help="A data set.")], data: Data = None) -> None:
+    """Read a data set and verify every picture."""
+    _data_folder(data)
+    from bench import data as sets
+
+    typer.echo(f"{name} is whole: sha256 {sets.check(name)}")
+
+
+@app.command(epilog=_example("bench doctor", "bench doctor --json"))
+def doctor(data: Data = None, results: Results = RESULTS, as_json: Json = False, plugin: Plugins = None) -> None:
+    """Describe this machine, for a bug report."""
+    _prepare(plugin, data, quiet=True)
+    from bench import doctor as examination
+
+    report = examination.examine(results)
+    if as_json:
+        _json(report)
+    else:
+        typer.echo(examination.text(report))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console command: runs it and returns the exit code. One sentence on stderr for what the user can mend."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without × still gets its table
+    try:
+        code = app(arguments, prog_name="bench", standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or 0)
+    except BenchError as error:
+        return _say(str(error), 2)
+    except (Stopped, KeyboardInterrupt, typer.Abort):
+        return _say(_resume(arguments), INTERRUPTED, "stopped; ")
+    except BrokenPipeError:
+        # Whoever read our output has gone; the interpreter must not try again to flush it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except USAGE as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+            return 2
+        return _say(error.format_message(), 2)
+
+
+def _usage_error() -> type[Any]:
+    # Typer came to carry its own copy of click, so the class is found by its family, not by its module.
+    return next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+USAGE = _usage_error()
+
+
+def _say(message: str, code: int, prefix: str = "error: ") -> int:
+    if os.environ.get("BENCH_DEBUG") and sys.exc_info()[1] is not None and code != INTERRUPTED:
+        raise
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    typer.echo((typer.style(prefix, fg="red") if colour else prefix) + " ".join(message.split()), err=True)
+    return code
+
+
+def _resume(arguments: Sequence[str]) -> str:
+    command = shlex.join(["bench", *arguments])
+    if "run" in arguments:
+        return f"run the same command again to resume: {command}"
+    return f"nothing was lost; again: {command}"
+
+
+def _prepare(plugins: Sequence[Path] | None, data: Path | None = None, quiet: bool = False) -> None:
+    """Load the registry with the user's files; a plug-in that fails is named and everything else works."""
+    _data_folder(data)
+    if plugins:
+        mine = [str(p.resolve()) for p in plugins]
+        others = [p for p in os.environ.get("BENCH_PLUGINS", "").split(os.pathsep) if p and p not in mine]
+        os.environ["BENCH_PLUGINS"] = os.pathsep.join([*mine, *others])
+    from bench import registry
+
+    registry.load()
+    if not quiet:
+        for origin, why in registry.failures.items():
+            typer.echo(f"warning: {origin} could not be loaded and is left out: {' '.join(why.split())}", err=True)
+
+
+def _data_folder(data: Path | None) -> None:
+    if data is None:
+        return
+    if not data.is_dir():
+        raise BenchError(f"there is no folder {data}; --data takes the folder that holds omniglot/ and the like")
+    os.environ["BENCH_DATA"] = str(data.resolve())
+
+
+def _json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, default=str))
