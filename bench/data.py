@@ -23,20 +23,9 @@ from PIL import Image
 from bench import files
 from bench.archives import DRAWINGS, SIDE, LakeRuns, Layout, Pixels, content_digest, read, read_runs, unpacked
 from bench.config import canonical
+from bench.downloads import ARCHIVES, HOME, download
 from bench.errors import BenchError, MissingData
 from bench.registry import unknown
-
-HOME = "https://github.com/brendenlake/omniglot"
-RAW = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
-_DRAWN = {
-    "images_background.zip": "md5:68d2efa1b9178cc56df9314c21c6e718",
-    "images_evaluation.zip": "md5:6b91aef0f799c5bb55b94e3f2daec811",
-}
-_RUNS = {
-    "one-shot-classification/all_runs.zip": "sha256:437c1eeab0af8484112e1b4cc0f3d541ec727f7c47b9b202da738af9dfd6c325"
-}
-ARCHIVES = {"omniglot": _DRAWN, "lake": _DRAWN | _RUNS}
-"""Data sets, and the official archives of each: path below `RAW`, and checksum."""
 
 
 def split(name: str, part: str) -> tuple[str, ...]:
@@ -142,17 +131,10 @@ def get(name: str, root: Path | None = None) -> Path:
     Raises:
         BenchError: no such set, no connection, a folder that cannot be written, or a file that is not the official one.
     """
-    import pooch
-
     folder = (root or data_root()) / "omniglot"
     for path, checksum in _archives(name).items():
-        file = PurePosixPath(path).name
-        if not (folder / file).is_file():
-            downloader = pooch.HTTPDownloader(progressbar=_Bar(file))
-            try:
-                pooch.retrieve(f"{RAW}/{path}", checksum, file, folder, downloader=downloader)
-            except (OSError, ValueError) as error:  # those of requests are OSErrors; ValueError: another checksum
-                raise BenchError(f"cannot get {RAW}/{path} into {folder}: {error}") from error
+        if not (folder / PurePosixPath(path).name).is_file():
+            download(path, checksum, folder)
     return folder
 
 
@@ -321,25 +303,3 @@ def _store(path: Path, array: Pixels) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     files.replace(path, buffer.getvalue())
-
-
-class _Bar:
-    """What pooch asks of a progress bar, shown by rich."""
-
-    total = 0
-
-    def __init__(self, title: str) -> None:
-        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-        self._progress = Progress("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        self._task = self._progress.add_task(title)
-        self._progress.start()
-
-    def update(self, advance: int) -> None:
-        self._progress.update(self._task, advance=advance, total=self.total or None)
-
-    def reset(self) -> None:
-        self._progress.reset(self._task)
-
-    def close(self) -> None:
-        self._progress.stop()

@@ -30,7 +30,7 @@ def source() -> dict[str, Any]:
     commit, dirty = None, None
     if _git("ls-files", "bench/api.py"):
         commit = _git("rev-parse", "HEAD")
-        dirty = bool(_git("status", "--porcelain", "--", *PACKAGES))
+        dirty = bool(_git("status", "--porcelain", "--", *(f"{package}/**.py" for package in PACKAGES)))
     return {"version": bench.__version__, "commit": commit, "dirty": dirty, "source_sha256": content.hexdigest()}
 
 

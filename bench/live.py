@@ -66,7 +66,7 @@ class Board:
     def end(self, outcome: Outcome, told: str) -> str:
         """The line for a cell that ended."""
         self.paces.pop(outcome.cell.id, None)
-        self.done += outcome.status != "interrupted"
+        self.done += 1
         elapsed = duration(time.monotonic() - self.began)
         return f"{outcome.status:6} {outcome.cell.label}: {told} ({self.done}/{len(self.cells)}, {elapsed})"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import textwrap
 from collections.abc import Iterator
@@ -68,7 +69,8 @@ def path_of(results: Path, spec: dict[str, Any]) -> Path:
 def dump(record: Record) -> str:
     """Canonical JSON in short lines: sorted keys, no NaN, lists of numbers wrapped."""
     text = canonical(asdict(record), indent=1)
-    numbers = re.compile(r"\[\s*(-?\d[^\[\]{}\"a-df-zA-DF-Z]*?)\s*\]")
+    # A real line break follows the bracket: inside a string there is none, so that text such as "[1, 2]" is safe.
+    numbers = re.compile(r"\[\n\s*(-?\d[^\[\]{}\"a-df-zA-DF-Z]*?)\s*\]")
     return numbers.sub(lambda m: "[\n" + textwrap.fill(re.sub(r"\s+", " ", m[1]), 116) + "\n]", text) + "\n"
 
 
@@ -173,5 +175,7 @@ def _check(record: Record) -> None:
         float(evaluation["mean"])
         if not all(isinstance(v, (int, float)) for v in evaluation["per_episode"]):
             raise ValueError("its scores are not numbers")
+        if not math.isfinite(evaluation["mean"] + sum(evaluation["per_episode"])):
+            raise ValueError("it holds a score that is not finite")
     if not isinstance(record.cost, dict) or not isinstance(record.env, dict):
         raise ValueError("its cost or environment is missing")

@@ -108,7 +108,7 @@ def load() -> None:
     for point in entry_points(group=ENTRY_POINTS):
         origin = f"entry point {point.name} ({point.value})"
         _try(origin, point.load)
-    for path in filter(None, os.environ.get("BENCH_PLUGINS", "").split(os.pathsep)):
+    for path in dict.fromkeys(filter(None, os.environ.get("BENCH_PLUGINS", "").split(os.pathsep))):
         _try(f"file {path}", functools.partial(_import_file, Path(path)))
 
 
@@ -129,6 +129,8 @@ def _import_file(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     name = f"bench_plugin_{path.stem}"
+    while name in sys.modules:  # another folder's file of the same name
+        name += "_2"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")

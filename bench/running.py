@@ -87,10 +87,13 @@ def run(request: Request, as_json: bool) -> tuple[int, dict[str, Any]]:
     if store.pending:
         executor.preflight(request.results)
         with live.display(store.pending, err) as display:
+
+            def finished(outcome: Outcome) -> None:
+                if outcome.status != "interrupted":
+                    display.finished(outcome, _ended(request.results, outcome))
+
             context = Context(request.results, device, threads, display.report)
-            outcomes = executor.execute(
-                store.pending, context, request.workers, lambda o: display.finished(o, _ended(request.results, o))
-            )
+            outcomes = executor.execute(store.pending, context, request.workers, finished)
     new = look_up(request.results, [o.cell for o in outcomes if o.status == "done"]).recorded
     failed = [o for o in outcomes if o.status == "failed"]
     interrupted = any(o.status == "interrupted" for o in outcomes)

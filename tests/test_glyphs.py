@@ -58,15 +58,11 @@ def test_splits_share_no_drawing_and_classes_none_either() -> None:
 
 
 def test_splits_share_no_program() -> None:
-    """The closest mean drawings of two splits are as far apart as those of two classes of one split."""
-    val, train, test = (glyph_images(split).mean(1).reshape(-1, 784) for split in ("val", "train", "test"))
-    between = np.minimum(_closest(val, train), _closest(val, test))
-    within = _closest(train[:100], train[100:])
-    assert between.min() > 0.5 * within.min()
-
-
-def _closest(mine: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    return torch.cdist(torch.from_numpy(mine), torch.from_numpy(others)).min(1).values.numpy()
+    programs = [
+        {character.tobytes() for character in invent(count, generator("glyphs", glyphs.VERSION, split)).knots}
+        for split, count in glyphs.CLASSES.items()
+    ]
+    assert len(set.union(*programs)) == sum(map(len, programs)) == sum(glyphs.CLASSES.values())
 
 
 def test_generation_is_a_function_of_its_key() -> None:
@@ -112,7 +108,7 @@ def test_a_line_is_drawn_where_it_is_and_evenly_dark() -> None:
     rows, columns = np.nonzero(image)
     assert rows.mean() == pytest.approx((0.25 + 1) * 20 - 0.5)  # y points down
     assert columns.mean() == pytest.approx(19.5)
-    assert np.unique(image[:, 14:26], axis=1).shape[1] == 1 or np.ptp(image[:, 14:26].astype(int), axis=1).max() <= 2
+    assert np.ptp(image[:, 14:26].astype(int), axis=1).max() <= 2
     assert ((image > 0) & (image < 255)).any(), "no soft edge"
 
 

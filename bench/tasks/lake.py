@@ -14,8 +14,9 @@ from bench import data
 from bench.api import CHUNK, BenchError, Episode, Examples, Generator, Split, Task, generator, option, task
 from bench.archives import RUNS, LakeRuns
 from bench.config import canonical
-from bench.tasks.episodes import FewShotImages, Images, Ints, distinct
+from bench.tasks.episodes import FewShotImages, Images
 from bench.tasks.omniglot import rows
+from bench.tasks.sampling import Ints, distinct
 
 WAY = 20
 TRAINING = {

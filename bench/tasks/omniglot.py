@@ -9,7 +9,8 @@ import numpy as np
 
 from bench import data
 from bench.api import BenchError, Split, option, task
-from bench.tasks.episodes import FewShotImages, Images, Ints, OnlineImages
+from bench.tasks.episodes import FewShotImages, Images, OnlineImages
+from bench.tasks.sampling import Ints
 
 Lists = Literal["vinyals", "random1200"]
 CHARACTERS = tuple(character for _, characters in data.OMNIGLOT.characters for character in characters)

@@ -1,0 +1,214 @@
+"""Records: written once, canonical, checked when read."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import Toy, ToyNet
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import records
+from bench.config import digest
+from bench.errors import BenchError
+from bench.grid import Budget, Cell
+from bench.records import Record
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+text = st.text() | st.sampled_from(["[1, 2]", "a [ 3,  4 ] b", "[1.5]", "\n[1,\n2\n]\n", "NaN", "é\u2028"])
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | finite | text,
+    lambda inner: st.lists(inner) | st.dictionaries(text, inner) | st.lists(finite, max_size=300),
+    max_leaves=15,
+)
+
+
+def record(mean: float = 0.5, seed: int = 0, **more: Any) -> Record:
+    """A whole record with made-up numbers."""
+    spec = Cell(ToyNet(), Toy(), seed, Budget()).spec
+    evaluation = {"mean": mean, "per_episode": [mean, mean], "by_instance": None, "by_step": None, "setting": {}}
+    made = Record(
+        id=digest(spec),
+        spec=spec,
+        outcome="ok",
+        result={"metric": "accuracy", "higher_is_better": True, "selected_step": 3, "curve": [],
+                "evaluations": {"": evaluation}},
+        cost={"train_s": 1.0, "eval_s": 1.0, "params": 3, "peak_bytes": 1, "train_episodes_per_s": 2.0},
+        data=None,
+        env={"commit": "abc"},
+        started="2024-01-01T00:00:00Z",
+        finished="2024-01-01T00:00:01Z",
+    )  # fmt: skip
+    return replace(made, **more)
+
+
+def write_text(results: Path, content: str, name: str = "toy/toy-net/s0-0.json") -> Path:
+    path = results / "runs" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+@given(result=st.dictionaries(text, json_values), env=st.dictionaries(text, json_values))
+def test_a_dump_gives_the_record_back(result: dict[str, Any], env: dict[str, Any]) -> None:
+    made = record(result=result, env=env)
+    assert Record(**json.loads(records.dump(made))) == made
+
+
+@given(st.lists(finite | st.integers(), max_size=500))
+def test_numbers_make_short_lines(numbers: list[float]) -> None:
+    lines = records.dump(record(result={"per_episode": [float(f"{n:.7g}") for n in numbers]})).splitlines()
+    assert max(map(len, lines)) <= 130
+    assert len(lines) < 70 + len(numbers) / 5
+
+
+def test_a_dump_is_canonical() -> None:
+    one = record(env={"b": 1, "a": [1, 2]})
+    two = record(env={"a": [1, 2], "b": 1})
+    assert records.dump(one) == records.dump(two)
+    assert records.dump(one).endswith("}\n")
+    assert records.dump(Record(**json.loads(records.dump(one)))) == records.dump(one)
+    with pytest.raises(ValueError, match="JSON"):
+        records.dump(record(mean=float("nan")))
+
+
+def test_write_then_read(tmp_path: Path) -> None:
+    path = records.write(tmp_path, record())
+    assert path.relative_to(tmp_path).as_posix() == f"runs/toy/toy-net/s0-{record().id}.json"
+    assert records.read(path) == record()
+    assert records.load(tmp_path) == records.Loaded([record()], [])
+    assert [p.name for p in path.parent.iterdir()] == [path.name], "no temporary file stays"
+
+
+def test_the_first_writer_wins(tmp_path: Path) -> None:
+    path = records.write(tmp_path, record(mean=0.1))
+    before = path.read_bytes()
+    assert records.write(tmp_path, record(mean=0.9)) == path
+    assert path.read_bytes() == before
+
+
+def _write_many(results: Path, start: Any, writer: int) -> None:
+    start.wait()
+    for seed in range(20):
+        records.write(results, record(mean=writer / 10, seed=seed))
+
+
+def test_racing_writers_leave_one_whole_record_each(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    start = spawn.Event()
+    writers = [spawn.Process(target=_write_many, args=(tmp_path, start, writer)) for writer in range(2)]
+    for writer in writers:
+        writer.start()
+    start.set()
+    for writer in writers:
+        writer.join(120)
+        assert writer.exitcode == 0
+    loaded = records.load(tmp_path)
+    assert sorted(r.seed for r in loaded.records) == list(range(20))
+    assert loaded.problems == []
+    assert not [p for p in (tmp_path / "runs").rglob("*") if p.suffix == ".tmp"]
+
+
+def test_files_without_hard_links_still_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_link(*args: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_link)
+    path = records.write(tmp_path, record(mean=0.1))
+    records.write(tmp_path, record(mean=0.9))
+    assert records.read(path) == record(mean=0.1)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def _without(*keys: str) -> str:
+    content = json.loads(records.dump(record()))
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    del inner[keys[-1]]
+    return json.dumps(content)
+
+
+def _with(**changes: Any) -> str:
+    return json.dumps(json.loads(records.dump(record())) | changes)
+
+
+BAD = {
+    "not json": ("{", "is not a record"),
+    "empty": ("", "is not a record"),
+    "binary": ("\x00\x01", "is not a record"),
+    "a list": ("[1]", "no schema number"),
+    "deep": ("[" * 100_000, "is not a record"),
+    "no schema": (_without("schema"), "no schema number"),
+    "text schema": (_with(schema="1"), "no schema number"),
+    "newer": (_with(schema=records.SCHEMA + 1), "newer than this version's"),
+    "nan": (records.dump(record()).replace("0.5", "NaN", 1), "it holds NaN"),
+    "infinite": (records.dump(record()).replace("0.5", "-Infinity", 1), "it holds -Infinity"),
+    "overflowing": (records.dump(record()).replace("0.5", "1e999", 1), "not finite"),
+    "altered": (_with(spec=Cell(ToyNet(), Toy(), 1, Budget()).spec), "it was altered"),
+    "no spec": (_without("spec"), "not a whole record"),
+    "no seed": (_without("spec", "seed"), "not a whole record"),
+    "no method": (_without("spec", "method", "name"), "not a whole record"),
+    "no version": (_without("spec", "task", "version"), "not a whole record"),
+    "no evaluation": (_with(result=record().result | {"evaluations": {}}), "it has no evaluation"),
+    "strange outcome": (_with(outcome="fine"), "its outcome is 'fine'"),
+    "strange evaluations": (_with(result=record().result | {"evaluations": {"": 3}}), "not a whole record"),
+    "text scores": (
+        _with(result=record().result | {"evaluations": {"": {"mean": 1, "per_episode": ["a"]}}}), "scores are not numbers"
+    ),
+    "unknown part": (_with(more=1), "not a whole record"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_record_is_named_skipped_and_left_alone(kind: str, tmp_path: Path) -> None:
+    content, says = BAD[kind]
+    good = records.write(tmp_path, record(seed=3))
+    path = write_text(tmp_path, content)
+    with pytest.raises(BenchError, match="record|schema|id") as caught:
+        records.read(path)
+    assert says in str(caught.value)
+    assert str(path) in str(caught.value)
+    loaded = records.load(tmp_path)
+    assert loaded.records == [records.read(good)]
+    assert loaded.problems == [str(caught.value)]
+    assert path.read_text(encoding="utf-8") == content
+
+
+def test_a_missing_file_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="cannot be read"):
+        records.read(tmp_path / "none.json")
+
+
+def test_loading_nothing_gives_nothing(tmp_path: Path) -> None:
+    assert records.load(tmp_path) == records.Loaded([], [])
+
+
+def test_a_copy_of_a_record_counts_once(tmp_path: Path) -> None:
+    path = records.write(tmp_path, record())
+    path.with_name("s0-copy.json").write_bytes(path.read_bytes())
+    assert len(records.load(tmp_path).records) == 1
+
+
+def test_a_record_is_found_by_the_start_of_its_id(tmp_path: Path) -> None:
+    made = [record(seed=seed) for seed in range(3)]
+    for each in made:
+        records.write(tmp_path, each)
+    assert records.find(tmp_path, made[1].id[:6])[1] == made[1]
+    with pytest.raises(BenchError, match="no record in .* starts with 'zz'"):
+        records.find(tmp_path, "zz")
+    with pytest.raises(BenchError, match="no record"):
+        records.find(tmp_path, "")
+    many = [record(seed=seed) for seed in range(17)]  # two of seventeen ids begin with the same digit
+    for each in many:
+        records.write(tmp_path, each)
+    digit = next(c for c in "0123456789abcdef" if sum(m.id.startswith(c) for m in many) > 1)
+    with pytest.raises(BenchError, match=f"'{digit}' fits .* records .*; give more digits"):
+        records.find(tmp_path, digit)
