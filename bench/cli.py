@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shlex
@@ -16,7 +17,7 @@ from typer.core import TyperGroup
 from bench import __version__, completion
 from bench.errors import BenchError
 
-INTERRUPTED = 130
+USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 RESULTS = Path("results")
 
 
@@ -257,20 +258,19 @@ def tables(
 def data_list(data: Data = None, as_json: Json = False) -> None:
     """Show where data sets are, digest and licence."""
     _data_folder(data)
-    from dataclasses import asdict
-
     from bench import data as sets
     from bench import views
 
-    listing = [asdict(each) | {"found": each.found and str(each.found)} for each in sets.listing()]
+    fields = ("name", "found", "digest", "licence", "source")
+    listing = [{key: getattr(each, key) for key in fields} for each in sets.listing()]
     if as_json:
         _json(listing)
         return
     made = views.table("name", "found in", "digest", "licence", "source")
     for e in listing:
-        missing = f"not found; `bench data get {e['name']}` gets it"
+        found = str(e["found"] or f"not found; `bench data get {e['name']}` gets it")
         digest = e["digest"][:12] if e["digest"] else ("not read yet" if e["found"] else "")
-        made.add_row(e["name"], e["found"] or missing, digest, e["licence"], e["source"])
+        made.add_row(e["name"], found, digest, e["licence"], e["source"])
     views.console().print(made)
 
 
@@ -308,29 +308,39 @@ def doctor(data: Data = None, results: Results = RESULTS, as_json: Json = False,
         typer.echo(examination.text(report))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The console command: runs it and returns the exit code. One sentence on stderr for what the user can mend."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+def main() -> int:
+    """The console command."""
+    code = call(sys.argv[1:])
+    if code == INTERRUPTED:
+        # Ctrl-C is answered at once: taking torch apart module by module lasts longer than all that was left to do.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+def call(arguments: Sequence[str]) -> int:
+    """Run one command line; returns the exit code. What the user can mend is one sentence on stderr, never a trace."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without × still gets its table
     try:
-        code = app(arguments, prog_name="bench", standalone_mode=False)
+        code = app(list(arguments), prog_name="bench", standalone_mode=False)
         sys.stdout.flush()
         return int(code or 0)
     except BenchError as error:
-        return _say(str(error), 2)
+        return _say(str(error), USER_ERROR)
     except (Stopped, KeyboardInterrupt, typer.Abort):
         return _say(_resume(arguments), INTERRUPTED, "stopped; ")
     except BrokenPipeError:
         # Whoever read our output has gone; the interpreter must not try again to flush it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return BROKEN_PIPE
     except USAGE as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()
-            return 2
-        return _say(error.format_message(), 2)
+            return USER_ERROR
+        return _say(error.format_message(), USER_ERROR)
 
 
 def _usage_error() -> type[Any]:

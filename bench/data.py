@@ -117,11 +117,10 @@ def check(name: str) -> str:
         BenchError: missing, damaged, incomplete, or not the official content.
     """
     folder = locate(name)
-    content, packed = read(folder, OMNIGLOT)
+    content = _decode(folder, OMNIGLOT)
     _refuse_other(folder, content, OMNIGLOT.digest)
-    for old in _cache(content).glob("*.npy"):
-        old.unlink(missing_ok=True)
-    _store(_cache(content) / "packed.npy", packed)
+    for shrunken in _cache(content).glob("box*.npy"):
+        shrunken.unlink(missing_ok=True)
     return _with_runs(name, folder, content)
 
 
@@ -173,7 +172,7 @@ def load(folder: Path, layout: Layout) -> Omniglot:
     cache = _cache(_verified(folder, layout))
     names = tuple(name for _, characters in layout.characters for name in characters)
     if _mapped(cache / "packed.npy", (len(names), DRAWINGS, -(-SIDE * SIDE // 8))) is None:
-        _store(cache / "packed.npy", read(folder, layout)[1])
+        _refuse_other(folder, _decode(folder, layout), layout.digest)
     return Omniglot(names, cache)
 
 
@@ -197,8 +196,8 @@ def _found(name: str) -> tuple[Path | None, str | None]:
         folder = locate(name)
     except MissingData:
         return None, None
-    known = _known(_index(folder, OMNIGLOT))
     try:
+        known = _known(_index(folder, OMNIGLOT))
         return folder, known and _with_runs(name, folder, known)
     except BenchError:
         return folder, None
@@ -211,14 +210,17 @@ def _omniglot(data: str | None, cache: str | None) -> Omniglot:
 
 def _verified(folder: Path, layout: Layout) -> str:
     """The content digest of the archives in a folder, which is the layout's."""
-    index = _index(folder, layout)
-    content = _known(index)
-    if content is None:
-        content, packed = read(folder, layout)
-        if content == layout.digest:
-            _store(_cache(content) / "packed.npy", packed)
-        files.replace(index, canonical({"content": content}).encode())
+    content = _known(_index(folder, layout)) or _decode(folder, layout)
     _refuse_other(folder, content, layout.digest)
+    return content
+
+
+def _decode(folder: Path, layout: Layout) -> str:
+    """Read the archives, remember their content digest, and cache the drawings if they are the layout's."""
+    content, packed = read(folder, layout)
+    if content == layout.digest:
+        _store(_cache(content) / "packed.npy", packed)
+    files.replace(_index(folder, layout), canonical({"content": content}).encode())
     return content
 
 
@@ -255,9 +257,10 @@ def _index(folder: Path, layout: Layout) -> Path:
 
 def _known(index: Path) -> str | None:
     try:
-        return str(json.loads(index.read_bytes())["content"])
+        content = json.loads(index.read_bytes())["content"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return content if isinstance(content, str) else None
 
 
 def _stat(path: Path) -> tuple[int, int]:
@@ -281,13 +284,15 @@ def _pixels(omniglot: Omniglot, size: int, turned: bool) -> Pixels:
     path = omniglot.folder / f"box{size}{'-turned' if turned else ''}.npy"
     shape = ((4 if turned else 1) * len(omniglot.characters), DRAWINGS, size, size)
     mapped = _mapped(path, shape)
-    if mapped is None:
-        packed = np.load(omniglot.folder / "packed.npy", mmap_mode="r", allow_pickle=False)
-        upright = np.stack([shrink(unpacked(character), size) for character in packed])
-        _store(path, np.concatenate([np.rot90(upright, k, (2, 3)) for k in range(4)]) if turned else upright)
-        mapped = _mapped(path, shape)
-        assert mapped is not None
-    return mapped
+    if mapped is not None:
+        return mapped
+    packed = np.load(omniglot.folder / "packed.npy", mmap_mode="r", allow_pickle=False)
+    pixels = np.stack([shrink(unpacked(character), size) for character in packed])
+    if turned:
+        pixels = np.concatenate([np.rot90(pixels, k, (2, 3)) for k in range(4)])
+    _store(path, pixels)
+    mapped = _mapped(path, shape)
+    return pixels if mapped is None else mapped  # None: `check` in another process has just removed it
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> Pixels | None:

@@ -28,7 +28,7 @@ from bench.errors import BenchError
 from bench.grid import Cell
 from bench.training import Context, Interrupted, Progress, run_cell
 
-GRACE_S = 1.5
+GRACE_S = 1.0
 """After Ctrl-C a step in flight gets this long before it is cut off; its last checkpoint remains."""
 WAITING = "waiting for another run"
 
@@ -161,6 +161,7 @@ def _round(
     plain = replace(context, report=_ignore, stopping=_never)
     lost: list[Cell] = []
     running: set[str] = set()
+    doomed: list[Any] = []
     try:
         with _sigint_held():
             futures: dict[Future[Outcome | None], Cell] = {pool.submit(_work, cell, plain): cell for cell in cells}
@@ -170,6 +171,7 @@ def _round(
                 context.report(progress)
             if stopping.is_set() and not stop.is_set():
                 stop.set()
+                doomed = list(pool._processes.values())  # shutdown forgets them
                 pool.shutdown(wait=False, cancel_futures=True)
             for future in [f for f in futures if f.done()]:
                 cell = futures.pop(future)
@@ -191,10 +193,8 @@ def _round(
         if not stopping.is_set():
             raise
     finally:
-        # Killing is safe at any moment: files are whole or not there.
-        for process in list((getattr(pool, "_processes", None) or {}).values()):
-            if stopping.is_set():
-                process.kill()
+        for process in doomed:
+            process.kill()  # safe at any moment: files are whole or not there
         pool.shutdown(wait=True, cancel_futures=True)
     return lost, running
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import shlex
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -185,6 +186,9 @@ def _suite_blocks(name: str) -> list[dict[str, Any]]:
             raise BenchError(
                 f"a [[grid]] block of {name} needs methods and tasks, and may have seeds, budget, optional"
             )
+        for key, kind in (("methods", list), ("tasks", list), ("budget", dict)):
+            if not isinstance(block.get(key, kind()), kind):
+                raise BenchError(f"{key} of a [[grid]] block of {name} must be a {'list' if kind is list else 'table'}")
     return blocks
 
 
@@ -202,7 +206,7 @@ def parse_seeds(seeds: str | int | Iterable[int]) -> list[int]:
                 raise BenchError(f"seeds are written 0-4, 3 or 0,2,5-7; '{seeds}' is not understood")
             found += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
     else:
-        found = [seeds] if isinstance(seeds, int) else list(seeds)
+        found = list(seeds) if isinstance(seeds, Iterable) else [seeds]
         if not all(isinstance(s, int) and s >= 0 for s in found):
             raise BenchError(f"seeds are whole numbers from 0, not {found}")
     if not found:
@@ -231,7 +235,7 @@ def from_spec(spec: Mapping[str, Any]) -> Cell:
     """
     method = build(registry.get(registry.METHODS, spec["method"]["name"]), spec["method"]["fields"])
     task = build(registry.get(registry.TASKS, spec["task"]["name"]), spec["task"]["fields"])
-    return Cell(method, task, spec["seed"], Budget(**spec["budget"]))
+    return Cell(method, task, spec["seed"], build(Budget, spec["budget"]))
 
 
 def command(spec: Mapping[str, Any]) -> str:
@@ -248,9 +252,8 @@ def command(spec: Mapping[str, Any]) -> str:
             if value == f.default or untrained or (config is budget and f.name == "steps"):
                 continue
             if isinstance(value, tuple):
-                value = ("+" if f.name == "also" else ",").join(map(str, value))
-            text = f"{target}.{f.name}={value}"
-            parts.append(f"--set '{text}'" if re.search(r"[^\w.=,:-]", text) else f"--set {text}")
+                value = ("+" if value and isinstance(value[0], str) else ",").join(map(str, value))
+            parts.append(f"--set {shlex.quote(f'{target}.{f.name}={value}')}")
     return " ".join(parts)
 
 
@@ -267,7 +270,7 @@ def _entries(reg: registry.Registry, items: Sequence[str | Mapping[str, Any]]) -
     """Configs from names, patterns, or tables with a name and fields."""
     configs = []
     for item in items:
-        values = {"name": item} if isinstance(item, str) else dict(item)
+        values = dict(item) if isinstance(item, Mapping) else {"name": item}
         name = values.pop("name", None)
         if not isinstance(name, str):
             raise BenchError(f"a {reg.kind} is given by its name, or as a table with a name and fields, not {item!r}")

@@ -164,7 +164,7 @@ def status(suite: str | None, results: Path, as_json: bool) -> dict[str, Any]:
         numbers = ("done", "pending", "diverged", "failed")
         made = views.table("method", "task", *numbers, right=numbers)
         for row in rows:
-            made.add_row(row["method"], row["task"], *(str(row[k]) if row[k] else "·" for k in numbers))
+            made.add_row(str(row["method"]), str(row["task"]), *(str(row[k] or "·") for k in numbers))
         out.print(made)
     total = {k: sum(row[k] for row in counts.values()) for k in ("done", "pending", "diverged", "failed")}
     total["failed"] = max(total["failed"], len(failures))

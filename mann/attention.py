@@ -27,16 +27,16 @@ class AttentionOptions:
     """The options of `AttentionMemory`."""
 
     slots: int = option(128, "memory slots")
-    width: int = option(40, "numbers in a key, and in a value, of each head")
-    heads: int = option(4, "attention heads")
+    width: int = option(64, "numbers in a key, and in a value; a multiple of heads")
+    heads: int = option(4, "attention heads, each over its share of the width")
     threshold: float = option(0.1, "read weight (mean over heads) above which a slot counts as accessed")
 
 
 class AttentionState(NamedTuple):
     """What is stored, and since when it was not accessed.
 
-    keys, values: [batch, heads, slots, width], zero where nothing is stored. age: [batch, slots], steps since the slot
-    was written or read; infinite while it is empty. Age has no gradient.
+    keys, values: [batch, heads, slots, width / heads], zero where nothing is stored. age: [batch, slots], steps since
+    a slot was written or read; infinite while it is empty. Age has no gradient.
     """
 
     keys: Tensor
@@ -45,27 +45,30 @@ class AttentionState(NamedTuple):
 
 
 class AttentionMemory(Memory[AttentionState]):
-    """Key-value memory as a cell: `AttentionMemory(slots=128, width=40, heads=4)`, options as in `AttentionOptions`.
+    """Key-value memory as a cell: `AttentionMemory(slots=128, width=64, heads=4)`, options as in `AttentionOptions`.
 
-    The interface holds query, key and value, heads × width each. A step reads, then writes: it does not find what it
+    The interface holds query, key and value, of the same width. A step reads, then writes: it does not find what it
     stores itself. Empty slots get no weight, an empty memory reads as zeros; empty slots are filled first, in order.
 
     Raises:
-        BenchError: a size below one.
+        BenchError: a size below one, or a width that is no multiple of heads.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
         self.options = o = AttentionOptions(**options)
-        if min(o.slots, o.width, o.heads) < 1:
-            raise BenchError(f"memory sizes must be at least 1, not slots={o.slots}, width={o.width}, heads={o.heads}")
-        self.read_size = o.heads * o.width
-        self.interface_size = 3 * self.read_size
+        if min(o.slots, o.width, o.heads) < 1 or o.width % o.heads:
+            raise BenchError(
+                f"attention needs sizes of at least 1 and a width that is a multiple of heads, "
+                f"not slots={o.slots}, width={o.width}, heads={o.heads}"
+            )
+        self.read_size = o.width
+        self.interface_size = 3 * o.width
 
     def initial_state(self, batch: int, like: Tensor) -> AttentionState:
         """Empty."""
         o = self.options
-        empty = like.new_zeros(batch, o.heads, o.slots, o.width)
+        empty = like.new_zeros(batch, o.heads, o.slots, o.width // o.heads)
         return AttentionState(empty, empty, like.new_full((batch, o.slots), math.inf))
 
     def forward(self, interface: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
@@ -75,9 +78,9 @@ class AttentionMemory(Memory[AttentionState]):
         return read, self.write(key, value, state)
 
     def read(self, query: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
-        """What a query finds, [batch, heads · width], and the state with the slots it used made young.
+        """What a query finds, [batch, width], and the state with the slots it used made young.
 
-        query: [batch, heads · width].
+        query: [batch, width].
         """
         weights = self.weights(query, state)
         read = (weights.unsqueeze(2) @ state.values).flatten(1)
@@ -87,22 +90,21 @@ class AttentionMemory(Memory[AttentionState]):
     def weights(self, query: Tensor, state: AttentionState) -> Tensor:
         """Attention weights, [batch, heads, slots]: a distribution over what is stored, or zeros when nothing is."""
         stored = state.age.isfinite().unsqueeze(1)
-        scores = (state.keys @ self._by_head(query).unsqueeze(3)).squeeze(3) / math.sqrt(self.options.width)
+        query = self._by_head(query)
+        scores = (state.keys @ query.unsqueeze(3)).squeeze(3) / math.sqrt(query.shape[2])
         # The lowest finite number, not -inf: the softmax over an empty memory must have a gradient, namely zero.
         return scores.masked_fill(~stored, torch.finfo(scores.dtype).min).softmax(2) * stored
 
     def write(self, key: Tensor, value: Tensor, state: AttentionState) -> AttentionState:
-        """Replace what the least recently used slot holds. key, value: [batch, heads · width]."""
-        slot = torch.zeros_like(state.age, dtype=torch.bool).scatter_(1, state.age.argmax(1, keepdim=True), True)
-        here = slot[:, None, :, None]
-        return AttentionState(
-            torch.where(here, self._by_head(key).unsqueeze(2), state.keys),
-            torch.where(here, self._by_head(value).unsqueeze(2), state.values),
-            state.age.masked_fill(slot, 0.0),
-        )
+        """Replace what the least recently used slot holds. key, value: [batch, width]."""
+        oldest = state.age.argmax(1, keepdim=True)
+        key, value = self._by_head(key).unsqueeze(2), self._by_head(value).unsqueeze(2)
+        slot = oldest[:, :, None, None].expand_as(key)
+        keys, values = state.keys.scatter(2, slot, key), state.values.scatter(2, slot, value)
+        return AttentionState(keys, values, state.age.scatter(1, oldest, 0.0))
 
     def _by_head(self, vector: Tensor) -> Tensor:
-        return vector.reshape(len(vector), self.options.heads, self.options.width)
+        return vector.reshape(len(vector), self.options.heads, -1)
 
 
 class MANNState(NamedTuple):
@@ -154,7 +156,7 @@ class MANN(nn.Module):
         self.query = nn.Linear(hidden_size, hidden_size)
         self.update = nn.GRUCell(2 * hidden_size, hidden_size)
         self.store = nn.Linear(hidden_size, 2 * hidden_size)
-        self.memory = AttentionMemory(slots=memory_size, width=hidden_size // heads, heads=heads, threshold=threshold)
+        self.memory = AttentionMemory(slots=memory_size, width=hidden_size, heads=heads, threshold=threshold)
         self.output = nn.Identity() if output_size is None else nn.Linear(hidden_size, output_size)
 
     def initial_state(self, batch: int, like: Tensor) -> MANNState:

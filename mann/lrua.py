@@ -129,12 +129,12 @@ class LRUA(Memory[LRUAState]):
         """The memory after writing, and the weights w^w, [batch, heads, slots] (eq. 21-23)."""
         least = state.usage.argsort(dim=1, stable=True)[:, : self.options.heads]
         if self.options.head_slots == "shared":
-            unused = torch.zeros_like(state.usage).scatter_(1, least, 1.0).unsqueeze(1)
+            unused = torch.zeros_like(state.usage).scatter(1, least, 1.0).unsqueeze(1)
         else:
-            unused = torch.zeros_like(state.weights).scatter_(2, least.unsqueeze(2), 1.0)
+            unused = torch.zeros_like(state.weights).scatter(2, least.unsqueeze(2), 1.0)
         weights = torch.lerp(unused, state.weights, gate)
         erased = least[:, :1] if self.options.erase == "one" else least
-        keep = torch.ones_like(state.usage).scatter_(1, erased, 0.0).unsqueeze(2)
+        keep = torch.ones_like(state.usage).scatter(1, erased, 0.0).unsqueeze(2)
         return torch.baddbmm(state.memory * keep, weights.transpose(1, 2), values), weights
 
 

@@ -17,7 +17,7 @@ from mann.learner import fork
 def filled(
     slots: int, stored: int, batch: int = 2, heads: int = 2, width: int = 3
 ) -> tuple[AttentionMemory, AttentionState]:
-    memory = AttentionMemory(slots=slots, width=width, heads=heads)
+    memory = AttentionMemory(slots=slots, width=heads * width, heads=heads)
     generator = torch.Generator().manual_seed(0)
     state = memory.initial_state(batch, torch.zeros(1, dtype=torch.float64))
     for _ in range(stored):
@@ -103,7 +103,7 @@ def test_a_memory_step_reads_before_it_writes_and_leaves_the_state_alone() -> No
 
 
 def test_gradients_reach_back_through_memory() -> None:
-    memory = AttentionMemory(slots=3, width=2, heads=2)
+    memory = AttentionMemory(slots=3, width=4, heads=2)
 
     def reads(steps: Tensor) -> Tensor:
         state = memory.initial_state(2, steps)
@@ -253,5 +253,9 @@ def test_inputs_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 def test_sizes_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(BenchError, match="hidden_size"):
         MANN(**{"input_size": 5, "memory_size": 4, "hidden_size": 8} | wrong)
-    with pytest.raises(BenchError, match="at least 1"):
-        AttentionMemory(slots=0)
+
+
+@pytest.mark.parametrize("wrong", [{"slots": 0}, {"heads": 0}, {"width": 6, "heads": 4}])
+def test_a_memory_of_odd_sizes_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(BenchError, match="multiple of heads"):
+        AttentionMemory(**wrong)

@@ -116,7 +116,7 @@ def test_turned_rows_are_turned(tmp_path: Path) -> None:
 
 def test_digest_is_of_content_not_of_bytes(tmp_path: Path) -> None:
     grey = {
-        name: png(Image.open(io.BytesIO(png)).convert("L")) for name, png in contents()["images_background"].items()
+        name: png(Image.open(io.BytesIO(old)).convert("L")) for name, old in contents()["images_background"].items()
     }
     back_to_front = dict(reversed(grey.items()))
     litter = {"__MACOSX/x.png": b"", "images_background/": b"", "images_background/.DS_Store": b""}
@@ -159,6 +159,16 @@ def test_damaged_cache_is_made_anew(tmp_path: Path, cache: Path, damage: Callabl
     again = data.load(folder, layout())
     assert np.array_equal(again.pixels(SIDE), drawings() * 255)
     assert np.array_equal(again.pixels(28), data.shrink((drawings() * 255).astype(np.uint8), 28))
+
+
+def test_index_that_lies_is_found_out(tmp_path: Path, cache: Path) -> None:
+    folder = write(tmp_path / "zips")
+    with pytest.raises(BenchError, match="not the official"):
+        data.load(folder, replace(layout(), digest="0" * 64))
+    (index,) = cache.rglob("*.json")
+    index.write_text('{"content": "' + "0" * 64 + '"}')
+    with pytest.raises(BenchError, match="not the official"):
+        data.load(folder, replace(layout(), digest="0" * 64))
 
 
 def test_pickle_in_the_cache_is_refused(tmp_path: Path, cache: Path) -> None:
@@ -260,7 +270,7 @@ def test_member_twice(tmp_path: Path) -> None:
 def test_truncated_archive(tmp_path: Path, keep: int) -> None:
     path = write(tmp_path) / "images_evaluation.zip"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(BenchError, match="images_evaluation.zip is damaged"):
+    with pytest.raises(BenchError, match=r"images_evaluation\.zip is damaged"):
         data.load(tmp_path, layout())
 
 
@@ -353,7 +363,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         thread = threading.Thread(target=web.serve_forever)
         thread.start()
         monkeypatch.setattr(downloads, "RAW", f"http://127.0.0.1:{web.server_port}")
-        sums = {path.name: f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in folder.iterdir()}
+        sums = {
+            path.name: f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in sorted(folder.iterdir())
+        }
         monkeypatch.setitem(downloads.ARCHIVES, "omniglot", sums)
         yield folder
         web.shutdown()
@@ -377,7 +389,7 @@ def test_get_refuses_another_file(official: Path, server: Path) -> None:
     (server / "images_background.zip").write_bytes(b"other")
     with pytest.raises(BenchError, match=r"cannot get .*images_background.zip"):
         data.get("omniglot")
-    assert not list(official.rglob("*.zip"))
+    assert not (official / "omniglot" / "images_background.zip").exists()
 
 
 def test_get_without_connection(official: Path, server: Path) -> None:
@@ -418,7 +430,7 @@ def test_real_data(omniglot_root: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert [each.digest for each in data.listing()] == [data.digest("omniglot"), data.digest("lake")]
     forget(monkeypatch)
     full = data.omniglot()
-    assert full.pixels(28, turned=True).shape == (4 * 1623, DRAWINGS, 28, 28)
+    assert full.pixels(20).shape == (1623, DRAWINGS, 20, 20)
     runs = data.lake_runs()
     packed = np.load(full.folder / "packed.npy")
     of = {image.tobytes(): row for row, character in enumerate(packed) for image in character}
@@ -437,7 +449,7 @@ def test_runs_with_a_file_missing(omniglot_root: Path, tmp_path: Path) -> None:
         for name in whole.namelist():
             if name != "run07/test/item03.png":
                 part.writestr(name, whole.read(name))
-    with pytest.raises(BenchError, match="lacks 'run07/test/item03.png'"):
+    with pytest.raises(BenchError, match=r"lacks .run07/test/item03\.png."):
         archives.read_runs(tmp_path / "all_runs.zip")
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from fakes import Toy, named
+from torch import Tensor
+from torch.func import functional_call, grad, stack_module_state, vmap
 
 from baselines.lstm import LSTM
 from bench.api import BenchError, Examples, Task, TrainedMethod
@@ -50,7 +52,7 @@ METHODS: dict[str, TrainedMethod] = {
     "mann": Mann(**SMALL, slots=9, width=4, heads=2),
     "mann-ff": MannFF(**SMALL, slots=9, width=4, heads=2),
     "mann-blind": Mann(**SMALL, slots=9, width=4, heads=2, feed_read=False, gate="controller", write_value="separate"),
-    "mann-attention": MannAttention(**SMALL, slots=4, width=3, heads=2),
+    "mann-attention": MannAttention(**SMALL, slots=4, width=6, heads=2),
 }
 TASKS: dict[str, Task] = {"toy": Toy(), "images": Images(), "values": Values()}
 
@@ -112,6 +114,23 @@ def test_rows_of_a_batch_never_influence_each_other(method: TrainedMethod) -> No
     changed[1] = -4.0
     torch.testing.assert_close(model.stream(changed, y)[[0, 2]], model.stream(x, y)[[0, 2]], rtol=0, atol=1e-14)
     torch.testing.assert_close(model.stream(x[:1], y[:1]), model.stream(x, y)[:1])
+
+
+@every_method
+def test_learners_are_functional(method: TrainedMethod) -> None:
+    """Two seeds stacked by `torch.func` give the gradients of each by itself."""
+    task = Toy()
+    support, query = examples(task, 4), examples(task, 2, seed=1)
+    models = [method.build(task).double() for _ in range(2)]
+    parameters, buffers = stack_module_state(models)
+
+    def loss(weights: dict[str, Tensor]) -> Tensor:
+        return task.loss(functional_call(models[0], (weights, buffers), (support, query.x)), query.y)
+
+    stacked = vmap(grad(loss))(parameters)
+    task.loss(models[1](support, query.x), query.y).backward()
+    for name, parameter in models[1].named_parameters():
+        torch.testing.assert_close(stacked[name][1], parameter.grad)
 
 
 @every_method

@@ -153,7 +153,9 @@ def test_two_files_of_one_name_do_not_replace_each_other(tmp_path: Path) -> None
     for path in files:
         path.parent.mkdir()
         path.write_text(PLUGIN.replace("{name}", "always-zero"))
-    code = "from bench import registry; registry.load(); print(registry.METHODS.origins['always-zero'], registry.failures)"
+    code = (
+        "from bench import registry; registry.load(); print(registry.METHODS.origins['always-zero'], registry.failures)"
+    )
     out = in_a_process(files, code)
     assert out.startswith(f"file {files[0]} ")
     assert "is taken by" in out

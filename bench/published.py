@@ -1,0 +1,262 @@
+"""Published results beside ours, and whether both were measured under the same protocol.
+
+`results/published.csv` holds one figure a row: which method, task and setting, the value, where it is printed, and the
+paper's protocol as data. An empty protocol field means that the paper, as far as we have read it, does not say.
+Accuracies and errors are in percent. Whether two protocols agree is computed from the row and the record's spec, so no
+reason is typed anywhere.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError
+
+FILE = "published.csv"
+PLACES = (Path(__file__).parent.parent / "results" / FILE, Path(__file__).parent / FILE)
+"""In a checkout, and in an installed wheel."""
+KEY = ("way", "shot", "instance", "adapt_steps", "labels")
+"""Columns that say which figure of a method on a task a row is."""
+DETAILS = (*KEY, "method", "task", "variant", "metric", "value", "ci95", "source", "title", "arxiv", "year", "where",
+           "confidence", "note")  # fmt: skip
+MEASURED = {
+    "split": "split",
+    "image": "image side",
+    "rotations": "rotations",
+    "balanced": "balanced draws",
+    "persistent": "memory kept between episodes",
+}
+"""Protocol columns that hold for any method, with their names in a sentence."""
+DEFINING = {
+    "metric_fn": "distance",
+    "backbone": "backbone",
+    "batchnorm": "BatchNorm",
+    "order": "order of gradients",
+    "write_value": "what is written",
+    "slots": "slots",
+    "width": "slot width",
+    "heads": "heads",
+    "usage_decay": "usage decay",
+    "train_way": "training way",
+    "train_shot": "training shot",
+}
+"""Those that tell variants of a method apart."""
+TRAINING = {
+    "train_characters": "training characters",
+    "augmentation": "augmentation",
+    "inner_lr": "inner learning rate",
+    "inner_steps": "inner training steps",
+    "optimizer": "optimiser",
+    "lr": "learning rate",
+    "batch": "batch",
+    "train_steps": "training steps",
+    "select": "checkpoint chosen on",
+}
+"""The rest of the recipe; only methods that train are compared in these. How many episodes test is no difference."""
+COMPARED = MEASURED | DEFINING | TRAINING
+
+CONSTANTS: dict[str, dict[str, str]] = {
+    "omniglot": {"rotations": "as classes", "augmentation": "none"},
+    "omniglot-online": {"persistent": "no"},
+    "lake": {"split": "lake", "augmentation": "none"},
+    "protonet": {"backbone": "conv4", "batchnorm": "inductive"},
+}
+"""Facts of our tasks and methods that are not fields."""
+CHARACTERS = {"vinyals": "1028", "random1200": "1080", "background": "964"}
+"""Characters that we train on; in the papers the 172 or 120 that validate are among 1200 to train on."""
+FIELDS = {
+    "split": ("task.split",),
+    "image": ("task.size",),
+    "metric_fn": ("method.metric",),
+    "backbone": ("method.backbone", "method.encoder"),
+    "batchnorm": ("method.batchnorm", "method.batch_norm", "method.bn"),
+    "order": ("method.order",),
+    "write_value": ("method.write_value",),
+    "slots": ("method.slots",),
+    "width": ("method.width",),
+    "heads": ("method.heads",),
+    "usage_decay": ("method.decay",),
+    "inner_lr": ("method.inner_lr",),
+    "inner_steps": ("method.inner_steps",),
+    "optimizer": ("method.optimizer",),
+    "lr": ("method.lr",),
+    "batch": ("method.batch",),
+    "train_steps": ("budget.steps",),
+}
+"""Where a spec holds the same fact; the first that is there counts."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published figure."""
+
+    method: str
+    """Name in our registry, or the one it would have."""
+    variant: str
+    """What sets it apart from the paper's main form; empty for that."""
+    task: str
+    key: dict[str, str]
+    """Those of KEY that the row has."""
+    metric: str
+    """accuracy, error (both in percent) or mse."""
+    value: float
+    ci95: float | None
+    """Half-width of the interval over test episodes, as printed."""
+    source: str
+    title: str
+    arxiv: str
+    year: int | None
+    where: str
+    confidence: str
+    """verified (read in a copy of the source or of a work that quotes it), or from memory."""
+    note: str
+    protocol: dict[str, str]
+    """What the paper says of its protocol, by column."""
+
+    @property
+    def citation(self) -> str:
+        """Source, place and, where so, that nobody has looked it up."""
+        doubt = ", from memory" if self.confidence == "from memory" else ""
+        return f"{self.source}, {self.where}{doubt}"
+
+
+@dataclass(frozen=True)
+class Match:
+    """Whether a record was made under a paper's protocol, and why not."""
+
+    same: bool
+    reasons: tuple[str, ...]
+    unstated: tuple[str, ...]
+    """What defines the measurement and is not known of the paper."""
+
+    @property
+    def text(self) -> str:
+        """As it stands in a table: "yes", or "no, because split vinyals (paper random1200)"."""
+        if not self.same:
+            return "no, because " + ", ".join(self.reasons)
+        return "yes" + (f", as far as stated (not: {', '.join(self.unstated)})" if self.unstated else "")
+
+    def __iter__(self) -> Iterator[Any]:
+        """(same, text)."""
+        return iter((self.same, self.text))
+
+
+@cache
+def rows() -> tuple[Published, ...]:
+    """All published figures, in the order of the file.
+
+    Raises:
+        BenchError: the file is not there or a row of it is malformed; it names the line.
+    """
+    path = next((p for p in PLACES if p.is_file()), None)
+    if path is None:
+        raise BenchError(f"there is no {FILE} in {' or '.join(str(p.parent) for p in PLACES)}; install mannbench anew")
+    with path.open(newline="", encoding="utf-8") as file:
+        return tuple(_parse(path, line, row) for line, row in enumerate(csv.DictReader(file), 2))
+
+
+def _parse(path: Path, line: int, row: Mapping[str, str]) -> Published:
+    try:
+        return Published(
+            key={name: row[name] for name in KEY if row[name]},
+            value=float(row["value"]),
+            ci95=float(row["ci95"]) if row["ci95"] else None,
+            year=int(row["year"]) if row["year"] else None,
+            protocol={name: text for name, text in row.items() if name not in DETAILS and text},
+            **{name: row[name] for name in ("method", "variant", "task", "metric", "source", "title", "arxiv", "where",
+                                            "confidence", "note")},
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise BenchError(f"{path}, line {line}, is malformed: {error}") from None
+
+
+def lookup(method: str | None, task: str, **setting: Any) -> list[Published]:
+    """Figures of a method (None: of any) on a task in a setting.
+
+    Of the setting only way, shot, instance, adapt_steps and labels count; those that are not given match all rows.
+    """
+    wanted = {name: str(value) for name, value in setting.items() if name in KEY and value is not None}
+    return [
+        row
+        for row in rows()
+        if row.task == task
+        and method in (None, row.method)
+        and all(row.key.get(name, text) == text for name, text in wanted.items())
+    ]
+
+
+def closest(spec: Mapping[str, Any], found: list[Published], setting: Mapping[str, Any]) -> list[Published]:
+    """The rows in order of likeness: same form of the method, then its main form, then the nearest protocol."""
+
+    def rank(row: Published) -> tuple[int, bool, int]:
+        ours = facts(spec, setting)
+        return len(_reasons(ours, row, DEFINING)), bool(row.variant), len(_reasons(ours, row, COMPARED))
+
+    return sorted(found, key=rank)
+
+
+def protocol_match(spec: Mapping[str, Any], row: Published, setting: Mapping[str, Any] | None = None) -> Match:
+    """Compare a record's protocol with a paper's, field by field; unpacks into (same, text).
+
+    setting: the fields of the evaluation, where it differs from the task trained on.
+    """
+    ours = facts(spec, setting or {})
+    reasons = _reasons(ours, row, COMPARED)
+    unstated = [words for name, words in MEASURED.items() if name in ours and name not in row.protocol]
+    return Match(not reasons, tuple(reasons), tuple(unstated))
+
+
+def facts(spec: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, str]:
+    """A spec's protocol in the words of the file. Methods that do not train have no training facts."""
+    method, task = spec["method"]["name"], spec["task"]["name"]
+    trained = dict(spec["task"]["fields"])
+    known = CONSTANTS.get(task, {}) | CONSTANTS.get(method, {})
+    parts = {"method": spec["method"]["fields"], "task": trained | setting, "budget": spec["budget"]}
+    for name, places in FIELDS.items():
+        for part, _, key in (place.partition(".") for place in places):
+            if key in parts[part]:
+                known[name] = str(parts[part][key])
+                break
+    if "quarter_turns" in trained:
+        known["rotations"] = "drawn per class" if parts["task"]["quarter_turns"] else "none"
+        known["augmentation"] = " and ".join(k for k in ("rotation", "shift") if trained.get(k)) or "none"
+    if "balanced" in trained:
+        known["balanced"] = "yes" if parts["task"]["balanced"] else "no"
+    if "transductive" in parts["method"]:
+        known["batchnorm"] = "transductive" if parts["method"]["transductive"] else "inductive"
+    if "first_order" in parts["method"]:
+        known["order"] = "first" if parts["method"]["first_order"] else "second"
+    characters = CHARACTERS.get(str(trained.get("train_split", trained.get("split"))))
+    if characters:
+        known["train_characters"] = characters
+    for name, key in (("train_way", "way"), ("train_shot", "shot")):
+        if trained.get(name) or trained.get(key):
+            known[name] = str(trained.get(name) or trained[key])
+    known["select"] = "validation" if spec["budget"].get("select") == "best" else "nothing (last step)"
+    if not spec["budget"]["steps"]:
+        known = {name: text for name, text in known.items() if name not in TRAINING and not name.startswith("train_")}
+    return known
+
+
+def _reasons(ours: Mapping[str, str], row: Published, columns: Mapping[str, str]) -> list[str]:
+    return [
+        f"{words} {_number(ours[name])} (paper {_number(row.protocol[name])})"
+        for name, words in columns.items()
+        if name in ours and name in row.protocol and not _equal(ours[name], row.protocol[name])
+    ]
+
+
+def _equal(a: str, b: str) -> bool:
+    try:
+        return float(a) == float(b)
+    except ValueError:
+        return a == b
+
+
+def _number(text: str) -> str:
+    return f"{int(text):,}" if text.isdecimal() else text

@@ -1,0 +1,100 @@
+"""A plug-in file as a user writes one, for tests of the command line: milliseconds a cell, and some that misbehave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bench.api import (
+    BenchError,
+    Episode,
+    Examples,
+    Generator,
+    Learner,
+    Method,
+    Split,
+    Task,
+    TrainedMethod,
+    method,
+    option,
+    task,
+)
+
+
+@task("plug-points", source="nobody 2026")
+class Points(Task):
+    """Which of some clusters of points is it?"""
+
+    way: int = option(3, "classes in an episode")
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        return (2,)
+
+    @property
+    def n_out(self) -> int:
+        return self.way
+
+    def check(self) -> None:
+        if self.way > 5:
+            raise BenchError(f"plug-points has 5 classes, so way={self.way} is too many")
+
+    def sample(self, split: Split, batch: int, rng: Generator) -> Episode:
+        y = torch.from_numpy(rng.integers(self.way, size=(batch, 6)))
+        x = torch.stack([y.float(), -y.float()], -1) + torch.from_numpy(rng.normal(size=(batch, 6, 2))).float()
+        return Episode(Examples(x[:, :2], y[:, :2]), Examples(x[:, 2:], y[:, 2:]))
+
+
+@task("plug-data")
+class WithData(Points):
+    """The same, but it claims to read a data set."""
+
+    dataset = "omniglot"
+
+
+class Linear(Learner):
+    """Ignores its support."""
+
+    def __init__(self, task: Task, nap: float, broken: bool) -> None:
+        super().__init__()
+        self.net = torch.nn.Linear(2, task.n_out)
+        self.nap, self.broken = nap, broken
+
+    def forward(self, support: Examples, query_x: Tensor) -> Tensor:
+        if self.training:
+            time.sleep(self.nap)
+        return self.net(query_x) * (float("nan") if self.broken else 1.0)
+
+
+@method("plug-net", source="nobody 2026")
+class Net(TrainedMethod):
+    """A linear classifier."""
+
+    nap: float = option(0.0, "seconds that a training step sleeps")
+    broken: bool = option(False, "the loss is not a number")
+    style: Literal["plain", "fancy"] = option("plain", "text that means nothing")
+
+    def build(self, task: Task) -> Learner:
+        return Linear(task, self.nap, self.broken)
+
+
+@method("plug-crash")
+class Crash(Method):
+    """Fails in every cell."""
+
+    def build(self, task: Task) -> Learner:
+        raise RuntimeError("the [bold]crash[/bold] was asked for")
+
+
+@method("plug-die")
+class Die(Method):
+    """Kills the process it runs in, as a lack of memory does."""
+
+    def build(self, task: Task) -> Learner:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError

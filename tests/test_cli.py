@@ -1,0 +1,355 @@
+"""The command line: what each command prints, what it leaves behind, and how fast it is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from shell import QUICK, TOYS, bench, end, results_of, shell, start, toys  # noqa: F401
+
+from bench import completion, live, registry, views
+from bench.grid import suites
+from bench.training import Progress
+
+pytestmark = pytest.mark.usefixtures("toys")
+COMMANDS = [[], ["list"], ["run"], ["status"], ["show"], ["tables"], ["doctor"], ["data"], ["data", "list"],
+            ["data", "get"], ["data", "check"]]  # fmt: skip
+NET = ("run", "-m", "plug-net", "-t", "plug-points", "--results", "out", "--steps", 4, *QUICK)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_shows_an_example(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    said = bench(capsys, *command, "--help")
+    assert said.code == 0
+    assert "Example" in said.out
+    assert f"bench {' '.join(command)}".strip() in said.out
+
+
+def test_help_and_completion_import_nothing_heavy() -> None:
+    code = (
+        "import sys; from bench import cli, completion; cli.call(['run', '--help']); completion.settings(''); "
+        "print(sorted({'torch', 'numpy', 'pandas', 'rich', 'bench.api', 'bench.grid'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_version_and_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench(capsys, "--version").out.startswith("mannbench ")
+    assert "Usage" in "".join(bench(capsys)[1:])
+
+
+def test_list_names_everything_with_source_and_origin(capsys: pytest.CaptureFixture[str]) -> None:
+    found = bench(capsys, "list", "--json").json
+    assert {m["name"] for m in found["methods"]} == set(registry.METHODS.entries)
+    assert {t["name"] for t in found["tasks"]} == set(registry.TASKS.entries)
+    assert {s["name"] for s in found["suites"]} == set(suites())
+    net = next(m for m in found["methods"] if m["name"] == "plug-net")
+    assert net["source"] == "nobody 2026"
+    assert net["origin"] == f"file {TOYS}"
+    assert net["summary"] == "A linear classifier."
+    shown = bench(capsys, "list", "methods").out
+    assert all(name in shown for name in registry.METHODS.entries)
+    assert "plug-points" not in shown
+
+
+def test_list_one_shows_what_set_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = bench(capsys, "list", "plug-net").out
+    assert "plug-net.style" in shown
+    assert "one of plain, fancy" in shown
+    assert "seconds that a training step sleeps" in shown
+    fields = bench(capsys, "list", "plug-net", "--json").json["fields"]
+    assert {f["name"]: f["default"] for f in fields}["nap"] == 0.0
+    assert "budget" in bench(capsys, "list", suites()[0]).out
+
+
+def test_run_records_skips_and_ends_with_a_table(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    first = bench(capsys, *NET, "--seeds", "0-1")
+    assert first.code == 0, first
+    assert "2 cells: 0 recorded already, 2 to run" in first.out
+    assert "2 recorded now, 0 skipped" in first.out
+    assert "\r" not in first.err
+    before = {p: p.read_bytes() for p in (tmp_path / "out" / "runs").rglob("*.json")}
+    assert len(before) == 2
+    assert all(p.stem.partition("-")[2] in first.out for p in before)
+    again = bench(capsys, *NET, "--seeds", "0-2")
+    assert "3 cells: 2 recorded already, 1 to run" in again.out
+    assert "1 recorded now, 2 skipped" in again.out
+    assert before.items() <= {p: p.read_bytes() for p in (tmp_path / "out" / "runs").rglob("*.json")}.items()
+    nothing = bench(capsys, *NET, "--seeds", "0-2")
+    assert nothing.out.count("recorded ") >= 3  # shows what is there, though it ran nothing
+    assert f"next: bench show {nothing.out.rpartition('bench show ')[2].split()[0]} --results out" in nothing.out
+
+
+def test_run_json_is_alone_on_stdout(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = bench(capsys, *NET, "-m", "plug-crash", "--set", "plug-net.broken=yes", "--json")
+    cells = {c["method"]: c for c in said.json["cells"]}
+    assert said.code == 1
+    assert cells["plug-net"]["status"] == "diverged"
+    assert (tmp_path / cells["plug-net"]["record"]).is_file()
+    assert cells["plug-crash"]["status"] == "failed"
+    assert "RuntimeError" in cells["plug-crash"]["message"]
+    assert "crash" in said.err
+    assert [c["status"] for c in bench(capsys, *NET, "--dry-run", "--json").json["cells"]] == ["pending"]
+
+
+def test_dry_run_runs_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = bench(capsys, *NET, "--seeds", "0-2", "--dry-run")
+    assert said.code == 0
+    assert "3 cells, 0 recorded, 3 to run" in said.out
+    assert not (tmp_path / "out").exists()
+    bench(capsys, *NET, "--seeds", "1")
+    told = bench(capsys, *NET, "--seeds", "0-2", "--dry-run", "--json").json["cells"]
+    assert [c["status"] for c in told] == ["pending", "recorded", "pending"]
+
+
+def test_patterns_and_settings_reach_the_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("run", "-m", "plug-*", "-t", "plug-p*", "--dry-run", "--json", "--results", "out")
+    assert {c["method"] for c in bench(capsys, *command).json["cells"]} == {"plug-net", "plug-crash", "plug-die"}
+    base = bench(capsys, *NET, "--dry-run", "--json").json["cells"][0]["id"]
+    other = bench(capsys, *NET, "--set", "plug-net.style=fancy", "--dry-run", "--json").json["cells"][0]["id"]
+    assert base != other
+    assert "style=fancy" in bench(capsys, *NET, "--set", "plug-*.style=fancy", "--dry-run").out
+
+
+def test_shards_cover_the_grid_once(capsys: pytest.CaptureFixture[str]) -> None:
+    command = (*NET, "--seeds", "0-6", "--dry-run", "--json")
+    parts = [[c["id"] for c in bench(capsys, *command, "--shard", f"{i}/3").json["cells"]] for i in (1, 2, 3)]
+    whole = [c["id"] for c in bench(capsys, *command).json["cells"]]
+    assert sorted(id for part in parts for id in part) == sorted(whole)
+    assert all(parts)
+
+
+def test_failed_cells_do_not_stop_others_and_name_their_log(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = bench(capsys, *NET, "-m", "plug-crash")
+    assert said.code == 1
+    assert "[bold]crash[/bold]" in said.err  # printed as it is, not as markup
+    assert "1 recorded now" in said.out
+    log = said.err.partition("(log: ")[2].partition(")")[0]
+    assert "Traceback" in (tmp_path / log).read_text()
+    counted = bench(capsys, "status", "--results", "out")
+    assert "1 done" in counted.out
+    assert "1 failed" in counted.out
+    assert log in counted.out
+
+
+def test_status_of_a_suite_counts_every_cell(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    grid = {"methods": '["plug-net", "plug-crash"]', "tasks": '["plug-points"]', "seeds": '"0-2"',
+            "budget": "{ steps = 3, validations = 0, test_episodes = 20 }"}  # fmt: skip
+    (tmp_path / "mine.toml").write_text("[[grid]]\n" + "".join(f"{k} = {v}\n" for k, v in grid.items()))
+    bench(capsys, "run", "mine.toml", "--results", "out", "-m", "plug-net", "--seeds", "0-1", "--no-picture")
+    bench(capsys, "run", "mine.toml", "--results", "out", "-m", "plug-crash", "--seeds", "0", "--no-picture")
+    total = bench(capsys, "status", "mine.toml", "--results", "out", "--json").json["total"]
+    assert total == {"done": 2, "pending": 3, "diverged": 0, "failed": 1}
+    assert "next: bench run mine.toml --results out" in bench(capsys, "status", "mine.toml", "--results", "out").out
+
+
+def test_status_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "0 done" in bench(capsys, "status", "--results", "nowhere").out
+
+
+def test_show_prints_the_command_that_makes_the_same_record(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    import shlex
+
+    changes = ("--set", "plug-net.style=fancy", "--set", "plug-points.way=2", "--set", "plug-points.also=way=2",
+               "--seeds", 3)  # fmt: skip
+    cell = bench(capsys, *NET, *changes, "--json").json["cells"][0]
+    said = bench(capsys, "show", cell["id"][:6], "--results", "out")
+    assert said.code == 0
+    for part in (cell["id"], cell["record"], "style=fancy", "accuracy", "±", "training loss", "peak_bytes", "n = 20"):
+        assert part in said.out
+    printed = said.out.partition("make it again:")[2].strip().splitlines()[0]
+    command = shlex.split(printed)
+    assert command[0] == "bench"
+    rerun = bench(capsys, *command[1:], "--results", "elsewhere", "--no-picture", "--json").json["cells"][0]
+    assert rerun["id"] == cell["id"]
+    assert results_of(tmp_path / "elsewhere") == results_of(tmp_path / "out")
+    assert bench(capsys, "show", cell["id"], "--results", "out", "--json").json["id"] == cell["id"]
+
+
+def test_show_of_a_method_that_is_gone(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = bench(capsys, *NET, "--json").json["cells"][0]
+    monkeypatch.delitem(registry.METHODS.entries, "plug-net")
+    said = bench(capsys, "show", cell["id"], "--results", "out")
+    assert said.code == 0
+    assert "there is no method 'plug-net'" in said.out
+
+
+def test_picture_is_a_help_never_a_reason_to_fail(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from types import SimpleNamespace
+
+    import bench as package
+
+    def draw(records: list[object], path: Path, title: str) -> None:
+        path.write_text(title) if len(records) == 1 else path.unlink()
+
+    fake = SimpleNamespace(overview=draw)
+    monkeypatch.setitem(sys.modules, "bench.plots", fake)  # type: ignore[arg-type]
+    monkeypatch.setattr(package, "plots", fake, raising=False)
+    command = [a for a in NET if a != "--no-picture"]
+    said = bench(capsys, *command)
+    assert "picture: out/pictures/run.png" in said.out
+    assert [p.name for p in (tmp_path / "out" / "pictures").iterdir()] == ["run.png"]
+    failed = bench(capsys, *command, "--seeds", "0-1")
+    assert failed.code == 0
+    assert "no picture" in failed.err
+
+
+def test_data_list_shows_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    listing = bench(capsys, "data", "list", "--json").json
+    assert {"name", "found", "digest", "licence", "source"} == set(listing[0])
+    assert all(e["found"] is None for e in listing)
+    assert "bench data get omniglot" in bench(capsys, "data", "list").out
+
+
+def test_doctor_is_plain_text_that_says_how_to_get_what_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench import environment
+
+    monkeypatch.setattr(environment, "package", lambda name: None if name == "learn2learn" else "1.0")
+    said = bench(capsys, "doctor")
+    assert said.code == 0
+    assert "\x1b" not in said.out
+    for part in ("torch", "BLAS", "threads", "GPU", "GiB free", "--no-deps", "bench data get omniglot", str(TOYS)):
+        assert part in said.out
+    assert bench(capsys, "doctor", "--json").json["optional"]["learn2learn"].startswith("missing")
+
+
+def test_completion_of_names_and_fields() -> None:
+    assert {"plug-net", "plug-crash"} <= {n for n, _ in completion.methods("plug-")}
+    assert {n for n, _ in completion.tasks("plug-p")} == {"plug-points"}
+    assert {n for n, _ in completion.suites()} == set(suites())
+    settings = dict(completion.settings("plug-net."))
+    assert settings["plug-net.nap="] == "seconds that a training step sleeps"
+    assert settings["plug-net.lr="] == "learning rate"  # inherited
+    assert ("budget.steps=", "training steps, each of `batch` episodes") in completion.settings("budget")
+
+
+def test_completion_knows_every_built_in_name_and_field() -> None:
+    from dataclasses import fields
+
+    offered = {word for word, _ in completion.settings()}
+    for reg in (registry.METHODS, registry.TASKS):
+        for name, cls in reg.entries.items():
+            if reg.origins[name] == "built in" or name.startswith("plug-"):
+                assert {f"{name}.{f.name}=" for f in fields(cls)} <= offered, name
+
+
+def test_completion_through_the_shell(tmp_path: Path) -> None:
+    said = shell(cwd=tmp_path, _BENCH_COMPLETE="complete_bash", COMP_WORDS="bench run -m plug-", COMP_CWORD="3")
+    assert "plug-net" in said.out.split()
+
+
+def test_bars_in_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    import io
+
+    from rich.console import Console
+
+    from bench import grid
+    from bench.executor import Outcome
+
+    cells = grid.plan(None, ["plug-net"], ["plug-points"], "0-1").cells
+    out = Console(file=io.StringIO(), force_terminal=True, width=110)
+    with live.display(cells, out) as display:
+        display.report(Progress(cells[0].id, "training", 1, 10, 0.5))
+        display.report(Progress(cells[0].id, "testing", 10, 10))
+        display.finished(Outcome(cells[0], "done"), "accuracy 50 %")
+    text = out.file.getvalue()  # type: ignore[attr-defined]
+    assert "1/2 cells" in text
+    print(repr(text))
+    assert f"done   {cells[0].label}: accuracy 50 % (1/2" in text
+
+
+def test_plain_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    from rich.console import Console
+
+    from bench import grid
+
+    cells = grid.plan(None, ["plug-net"], ["plug-points"], "0").cells
+    clock = [0.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: clock[0])
+    out = Console(file=io.StringIO(), width=200)
+    with live.display(cells, out) as display:
+        for step in range(1, 1001):
+            clock[0] += 0.1
+            display.report(Progress(cells[0].id, "training", step, 2000, 0.25))
+    lines = out.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert 8 <= len(lines) <= 10
+    assert "loss 0.25" in lines[-1]
+    assert "10 steps/s" in lines[-1]
+    assert "left" in lines[-1]
+    assert "\r" not in out.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_sparkline() -> None:
+    assert views.sparkline([0, 1, None, 7]) == "▁▂·█"
+    assert views.sparkline([]) == ""
+    assert views.sparkline([3.0, 3.0]) == "▁▁"
+    assert len(views.sparkline([float(i) for i in range(1000)], 60)) <= 60
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.2, "0 s"), (59.7, "1 min 00 s"), (190, "3 min 10 s"), (7500, "2 h 05 min")]
+)
+def test_duration(seconds: float, said: str) -> None:
+    assert live.duration(seconds) == said
+
+
+def test_papers_interval_is_1_96_standard_errors() -> None:
+    scores = [0.0, 1.0] * 50
+    assert views.half_width(scores) == pytest.approx(1.96 * 0.5025189 / 10, rel=1e-6)
+    assert views.half_width([1.0]) is None
+    assert views.score("accuracy", {"mean": 0.5, "per_episode": scores}) == "50.00 ± 9.85 %"
+
+
+def test_narrow_terminal_and_no_colour(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("NO_COLOR", "1")
+    said = bench(capsys, *NET)
+    assert said.code == 0
+    assert "\x1b" not in said.out
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    process = start("list", cwd=tmp_path)
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    said = end(process)
+    assert "Traceback" not in said.err
+    assert "Broken" not in said.err
+
+
+def test_plugin_option_and_two_workers(tmp_path: Path) -> None:
+    command = (*NET, "--plugin", TOYS, "--workers", 2, "--seeds", "0-2", "--json")
+    said = shell(*command, cwd=tmp_path, BENCH_PLUGINS="")
+    assert said.code == 0, said.err
+    assert [c["status"] for c in said.json["cells"]] == ["done"] * 3
+
+
+def test_debug_shows_the_trace(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.errors import BenchError
+
+    monkeypatch.setenv("BENCH_DEBUG", "1")
+    with pytest.raises(BenchError):
+        bench(capsys, "run", "nonsense")
+
+
+def test_python_interface_gives_the_same_ids(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    import bench as package
+
+    told = bench(capsys, *NET, "--json").json["cells"][0]["id"]
+    changes = ["budget.test_episodes=20", "budget.val_episodes=10", "budget.validations=2"]
+    records = package.run(methods=["plug-net"], tasks=["plug-points"], set=changes, steps=4, results=tmp_path / "out")
+    assert [r.id for r in records] == [told]
+    assert json.loads(json.dumps(records[0].spec)) == records[0].spec
+    assert os.environ["BENCH_DATA"]
