@@ -26,12 +26,17 @@ def download(path: str, checksum: str, folder: Path) -> None:
         BenchError: no connection, a folder that cannot be written, or a file that is not the official one.
     """
     import pooch
+    import requests
 
     file = PurePosixPath(path).name
     bar = _Bar(file)
     try:
         pooch.retrieve(f"{RAW}/{path}", checksum, file, folder, downloader=pooch.HTTPDownloader(progressbar=bar))
-    except (OSError, ValueError) as error:  # those of requests are OSErrors; ValueError: another checksum
+    except requests.ConnectionError as error:
+        raise BenchError(
+            f"cannot get {RAW}/{path}: no connection; put the file into {folder} by other means"
+        ) from error
+    except (OSError, ValueError) as error:  # other errors of requests are OSErrors; ValueError: another checksum
         raise BenchError(f"cannot get {RAW}/{path} into {folder}: {error}") from error
     finally:
         bar.close()
@@ -46,7 +51,7 @@ class _Bar:
         from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
         self._progress = Progress("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        self._task = self._progress.add_task(title)
+        self._task = self._progress.add_task(title, total=None)
         self._progress.start()
 
     def update(self, advance: int) -> None:

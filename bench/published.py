@@ -32,11 +32,10 @@ MEASURED = {
     "persistent": "memory kept between episodes",
 }
 """Protocol columns that hold for any method, with their names in a sentence."""
-DEFINING = {
-    "metric_fn": "distance",
-    "backbone": "backbone",
+FORM = {"metric_fn": "distance", "backbone": "backbone", "order": "order of gradients"}
+"""Those that tell a method's variants apart."""
+RECIPE = {
     "batchnorm": "BatchNorm",
-    "order": "order of gradients",
     "write_value": "what is written",
     "slots": "slots",
     "width": "slot width",
@@ -45,7 +44,7 @@ DEFINING = {
     "train_way": "training way",
     "train_shot": "training shot",
 }
-"""Those that tell variants of a method apart."""
+"""The rest of the method."""
 TRAINING = {
     "train_characters": "training characters",
     "augmentation": "augmentation",
@@ -57,8 +56,8 @@ TRAINING = {
     "train_steps": "training steps",
     "select": "checkpoint chosen on",
 }
-"""The rest of the recipe; only methods that train are compared in these. How many episodes test is no difference."""
-COMPARED = MEASURED | DEFINING | TRAINING
+"""Facts of training, empty for methods that do not train. How many episodes test is no difference."""
+COMPARED = MEASURED | FORM | RECIPE | TRAINING
 
 CONSTANTS: dict[str, dict[str, str]] = {
     "omniglot": {"rotations": "as classes", "augmentation": "none"},
@@ -191,11 +190,11 @@ def lookup(method: str | None, task: str, **setting: Any) -> list[Published]:
 
 
 def closest(spec: Mapping[str, Any], found: list[Published], setting: Mapping[str, Any]) -> list[Published]:
-    """The rows in order of likeness: same form of the method, then its main form, then the nearest protocol."""
+    """The rows in order of likeness: same form of the method, then the paper's main form, then nearest protocol."""
+    ours = facts(spec, setting)
 
     def rank(row: Published) -> tuple[int, bool, int]:
-        ours = facts(spec, setting)
-        return len(_reasons(ours, row, DEFINING)), bool(row.variant), len(_reasons(ours, row, COMPARED))
+        return len(_reasons(ours, row, FORM)), bool(row.variant), len(_reasons(ours, row, COMPARED))
 
     return sorted(found, key=rank)
 

@@ -6,7 +6,7 @@
 
 Read r = softmax(q Kᵀ / √d) V (Vaswani et al. 2017, arXiv:1706.03762, eq. 1) over the keys and values stored so far; the
 slot written next is the one not accessed for longest (Santoro et al. 2016, arXiv:1605.06065, §3.2; "accessed" as in
-Rae et al. 2016, arXiv:1610.09027, eq. 6: written, or read with a weight above a threshold). A write replaces the slot.
+Rae et al. 2016, arXiv:1610.09027: written, or read with a weight above a threshold). A write replaces the slot.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class AttentionMemory(Memory[AttentionState]):
 
     The interface holds query, key and value, of the same width. A step reads, then writes: it does not find what it
     stores itself. Empty slots get no weight, an empty memory reads as zeros; empty slots are filled first, in order.
+    At most 1 / threshold slots count as read in a step; where several are equally old, the first is overwritten.
 
     Raises:
         BenchError: a size below one, or a width that is no multiple of heads.

@@ -1,7 +1,7 @@
 """A learner around any memory: encoder, controller, memory, output. One class serves them all.
 
 At each step the controller reads (e(x_t), y_{t-1}, r_{t-1}) and gives h_t; a linear map of h_t is the memory's
-interface; the memory gives r_t; the prediction is a linear map of (h_t, r_t) (Santoro et al. 2016, §3 and fig. 1b).
+interface; the memory gives r_t; the prediction is a linear map of (h_t, r_t) (Santoro et al. 2016, §3.1).
 """
 
 from __future__ import annotations

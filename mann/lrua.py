@@ -140,7 +140,10 @@ class LRUA(Memory[LRUAState]):
 
 @method("mann", source="Santoro et al. 2016, arXiv:1605.06065")
 class Mann(LRUAOptions, MemoryMethod):
-    """Memory-augmented network with least recently used access and an LSTM controller."""
+    """Memory-augmented network with least recently used access and an LSTM controller.
+
+    Deviation: the recipe is Adam at 1e-3; the paper's own is `optimizer=rmsprop lr=1e-4`.
+    """
 
     def memory(self, task: Task) -> LRUA:
         """A fresh LRUA memory."""

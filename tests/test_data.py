@@ -392,9 +392,15 @@ def test_get_refuses_another_file(official: Path, server: Path) -> None:
     assert not (official / "omniglot" / "images_background.zip").exists()
 
 
-def test_get_without_connection(official: Path, server: Path) -> None:
+def test_get_what_is_not_served(official: Path, server: Path) -> None:
     (server / "images_background.zip").unlink()
     with pytest.raises(BenchError, match="404"):
+        data.get("omniglot")
+
+
+def test_get_when_nobody_answers(official: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "RAW", "http://127.0.0.1:9")
+    with pytest.raises(BenchError, match="no connection; put the file into"):
         data.get("omniglot")
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.api import Generator, Split, generator, task
+from bench.api import Generator, Split, generator, option, task
 from bench.tasks.episodes import FewShotImages, Images, OnlineImages
 
 Array = NDArray[np.float64]
@@ -164,9 +164,15 @@ class Glyphs(FewShotImages):
 
 @task("glyphs-online", source="procedural characters; protocol of Santoro et al. 2016, arXiv:1605.06065")
 class GlyphsOnline(OnlineImages):
-    """Invented characters shown one after another, each label one step late; the classes are those of `glyphs`."""
+    """Invented characters shown one after another, each label one step late; the classes are those of `glyphs`.
+
+    Training images are not turned or moved further by default: one drawing differs enough from the next.
+    """
 
     version = VERSION
+
+    rotation: float = option(0.0, "training images turn by up to so many degrees either way", training=True)
+    shift: float = option(0.0, "training images move by up to so many 105ths of their side", training=True)
 
     def images(self, split: Split) -> Images:
         """All drawings of a split at 1.4 times the side they are resampled to, made on the first call."""

@@ -1,0 +1,209 @@
+"""Records as a DataFrame: one row per record and evaluation setting, with names that a reader can tell apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench.config import canonical, digest
+
+COLUMNS = {
+    "id": "object", "task": "object", "setting": "object", "method": "object", "seed": "int64", "outcome": "object",
+    "metric": "object", "higher_is_better": "bool", "mean": "float64", "n_episodes": "int64", "params": "float64",
+    "train_s": "float64", "eval_s": "float64", "peak_bytes": "float64", "train_episodes_per_s": "float64",
+    "steps": "int64", "selected_step": "float64", "method_name": "object", "method_version": "int64",
+    "task_version": "int64", "evaluation": "object", "dirty": "bool", "commit": "object", "device": "object",
+    "threads": "float64", "torch": "object", "python": "object", "started": "object", "path": "object",
+    "fields": "object", "spec": "object", "scores": "object", "curve": "object",
+}  # fmt: skip
+"""Columns of a frame and their types. `fields` is the setting as a dict; `scores` what the record says of it: mean,
+per_episode, by_instance, by_step. `method` names the fields in which records of one setting differ."""
+
+
+def frame(records: Iterable[Any], expected: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:
+    """One row per record and evaluation setting, sorted by task, setting, method and seed.
+
+    records: `Record`s, or dicts of the same shape. A diverged record has a row for each setting that it would have been
+    tested in, with mean NaN. expected: specs that should have been recorded; those that were not become rows with the
+    outcome "missing".
+    """
+    recorded = plain(records)
+    measured = _measured(recorded)
+    rows = [row for record in recorded for row in _rows(record, measured)]
+    there = {record["id"] for record in recorded}
+    for spec in expected:
+        if digest(spec) not in there:
+            rows += _rows({"id": digest(spec), "spec": spec, "outcome": "missing", "result": {}}, measured)
+    made = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    made["setting"] = _settings(made)
+    made["method"] = _methods(made)
+    made = made.sort_values(["task", "setting", "method", "seed", "id"], key=_sort_key, kind="stable")
+    return made.reset_index(drop=True)
+
+
+def current(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The records, as dicts, of the newest version of each method and of each task among them."""
+    records = list(records)
+    newest: dict[tuple[str, str], int] = {}
+    for record in records:
+        for kind in ("method", "task"):
+            part = record["spec"][kind]
+            newest[kind, part["name"]] = max(part["version"], newest.get((kind, part["name"]), 0))
+    return [
+        record
+        for record in records
+        if all(p["version"] == newest[k, p["name"]] for k in ("method", "task") for p in [record["spec"][k]])
+    ]
+
+
+def plain(records: Iterable[Any]) -> list[dict[str, Any]]:
+    """Records as dicts."""
+    return [asdict(r) if is_dataclass(r) and not isinstance(r, type) else dict(r) for r in records]
+
+
+def _rows(record: Mapping[str, Any], measured: Mapping[str, set[str]]) -> list[dict[str, Any]]:
+    spec, result = record["spec"], record["result"]
+    env, cost = record.get("env") or {}, record.get("cost") or {}
+    method, task = spec["method"], spec["task"]
+    shared = {
+        "id": record["id"],
+        "task": task["name"],
+        "setting": "",
+        "method": "",
+        "seed": spec["seed"],
+        "outcome": record["outcome"],
+        "metric": result.get("metric"),
+        "higher_is_better": result.get("higher_is_better", True),
+        **{key: cost.get(key) for key in ("params", "train_s", "eval_s", "peak_bytes", "train_episodes_per_s")},
+        "steps": spec["budget"]["steps"],
+        "selected_step": result.get("selected_step"),
+        "method_name": method["name"],
+        "method_version": method["version"],
+        "task_version": task["version"],
+        "dirty": bool(env.get("dirty")),
+        **{key: env.get(key) for key in ("commit", "device", "threads", "torch", "python")},
+        "started": record.get("started"),
+        "path": f"runs/{task['name']}/{method['name']}/s{spec['seed']}-{record['id']}.json",
+        "spec": spec,
+        "curve": result.get("curve") or [],
+    }
+    evaluations = result.get("evaluations") if record["outcome"] == "ok" else None
+    if not evaluations:
+        settings = _would_be(spec, measured.get(task["name"]))
+        return [
+            shared | {"evaluation": name, "mean": None, "n_episodes": 0, "fields": fields, "scores": {}}
+            for name, fields in settings.items()
+        ]
+    return [
+        shared
+        | {
+            "evaluation": name,
+            "mean": scores["mean"],
+            "n_episodes": len(scores["per_episode"]),
+            "fields": scores.get("setting", {}),
+            "scores": scores,
+        }
+        for name, scores in evaluations.items()
+    ]
+
+
+def _measured(records: list[dict[str, Any]]) -> dict[str, set[str]]:
+    """By task, the fields that define what is measured, as its records say."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        for scores in ((record["result"] or {}).get("evaluations") or {}).values():
+            found.setdefault(record["spec"]["task"]["name"], set()).update(scores.get("setting", {}))
+    return found
+
+
+def _would_be(spec: Mapping[str, Any], measured: set[str] | None) -> dict[str, dict[str, Any]]:
+    """The settings that a spec would be evaluated in, by name."""
+    fields = spec["task"]["fields"]
+    base = {
+        key: value
+        for key, value in fields.items()
+        if key != "also" and (key in measured if measured else not key.startswith("train_"))
+    }
+    settings = {"": base}
+    for text in fields.get("also", ()):
+        changes = dict(part.split("=", 1) for part in text.split(","))
+        settings[text] = base | {key: _value(value) for key, value in changes.items()}
+    return settings
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _settings(made: pd.DataFrame) -> list[str]:
+    """A name for each row's setting: way and shot, then whatever else differs within the task."""
+    varying = {task: _varying(group["fields"]) - {"way", "shot"} for task, group in made.groupby("task")}
+    return [_setting(fields, varying[task]) for task, fields in zip(made["task"], made["fields"], strict=True)]
+
+
+def _setting(fields: Mapping[str, Any], varying: set[str]) -> str:
+    counts = " ".join(f"{fields[key]}-{key}" for key in ("way", "shot") if key in fields)
+    return ", ".join([*filter(None, [counts]), *_pairs({k: v for k, v in fields.items() if k in varying})])
+
+
+def _methods(made: pd.DataFrame) -> pd.Series:
+    """A name for each row's method: its registered name, then whatever differs among its cells in one setting."""
+    names = made["method_name"].copy()
+    configs = pd.Series([_config(spec, fields) for spec, fields in zip(made["spec"], made["fields"], strict=True)],
+                        index=made.index, dtype=object)  # fmt: skip
+    for (_, _, name), group in made.groupby(["task", "setting", "method_name"]):
+        varying = _varying(configs[group.index], absent=True)  # a late field is absent at its default
+        for i in group.index if varying else ():
+            shown = ", ".join(_pairs({k: v for k, v in configs[i].items() if k in varying}))
+            names[i] = f"{name} ({shown})" if shown else name
+    return names
+
+
+def _config(spec: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
+    """All of a cell that may set it apart from others tested in the same setting; not the seed."""
+    task = spec["task"]
+    trained = {
+        (f"trained {key}" if key in measured else key): value
+        for key, value in task["fields"].items()
+        if key != "also" and not (key in measured and measured[key] == value)
+    }
+    data = {"data": str(task["data"])[:12]} if task.get("data") else {}
+    budget = {key: value for key, value in spec["budget"].items() if key not in ("validations", "val_episodes")}
+    versions = {"version": spec["method"]["version"], "task version": task["version"]}
+    return {**spec["method"]["fields"], **trained, **budget, **data, **versions}
+
+
+def _varying(configs: Iterable[Mapping[str, Any]], absent: bool = False) -> set[str]:
+    """Keys that have more than one value; absent: not to have a key is a value too."""
+    configs = list(configs)
+    values: dict[str, set[str]] = {key: set() for config in configs for key in config}
+    for config in configs:
+        for key in values if absent else config:
+            values[key].add(canonical(config[key]) if key in config else "")
+    return {key for key, found in values.items() if len(found) > 1}
+
+
+def _pairs(values: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={_text(value)}" for key, value in values.items()]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return "+".join(map(_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _sort_key(column: pd.Series) -> pd.Series:
+    """Numbers inside a setting's name sort as numbers: 5-way before 20-way."""
+    if column.name != "setting":
+        return column
+    return column.str.replace(r"\d+", lambda m: m[0].zfill(9), regex=True)

@@ -1,0 +1,193 @@
+"""Records to tables, Markdown and CSV: pure functions, the same bytes for the same records.
+
+`summary` is the one table behind all: a row per task, setting, method and place (overall, an instance, a gradient
+step, a run), with its interval, costs, the published figure and the ids of its records. The CSV is that table; the
+Markdown shows it to people.
+
+The interval is Student's t over seeds, 95 %. What papers print, 1.96 s / √n over the episodes of one trained model, is
+beside it under that name: it leaves out that another seed would have trained another model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from bench import published
+from bench.frames import current, frame, plain
+
+__all__ = ["check", "episode_half_width", "frame", "render", "summary", "t_half_width", "write"]
+
+INSTANCES = (1, 2, 3, 4, 5, 10)
+RUNS = 20
+"""Lake's runs."""
+BESIDE = 3
+"""At most so many published rows under one of ours."""
+NONE = "—"
+
+
+def t_half_width(values: Sequence[float]) -> float:
+    """Half-width of the 95 % Student t interval of a mean; NaN for fewer than two values."""
+    n = len(values)
+    if n < 2:
+        return math.nan
+    return float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+
+
+def episode_half_width(scores: Sequence[float]) -> float:
+    """What few-shot papers print: 1.96 s / √n over the test episodes of one trained model; NaN for fewer than two."""
+    return float(1.96 * np.std(scores, ddof=1) / math.sqrt(len(scores))) if len(scores) > 1 else math.nan
+
+
+# ------------------------------------------------------------------------------------------------------------- summary
+
+
+def summary(made: pd.DataFrame) -> pd.DataFrame:
+    """A frame summed up over seeds; see the module. Accuracies and errors are in percent, costs are means over seeds.
+
+    `count` is the number of answers behind an accuracy by instance, of all seeds; `half_width` is NaN for one seed.
+    """
+    rows: list[dict[str, Any]] = []
+    for (task, setting), section in made.groupby(["task", "setting"], sort=False):
+        groups = [_group(task, setting, method, group) for method, group in section.groupby("method", sort=False)]
+        sign = -1 if bool(section["higher_is_better"].iloc[0]) and _metric(section) != "error" else 1
+        for group in sorted(groups, key=lambda g: _rank(g[0], sign)):
+            rows += group
+    columns = ["task", "setting", "method", "at", "metric", "mean", "half_width", "episode_half_width", "sd", "n_seeds",
+               "seeds", "count", "diverged", "missing", "params", "train_s", "published", "published_ci95", "source",
+               "arxiv", "same_protocol", "because", "records"]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _rank(row: Mapping[str, Any], sign: int) -> tuple[bool, float, str]:
+    return math.isnan(row["mean"]), 0.0 if math.isnan(row["mean"]) else sign * row["mean"], row["method"]
+
+
+def _metric(section: pd.DataFrame) -> str:
+    """What a section's figures are called: the records' metric, but Lake's runs are published as errors."""
+    known = section["metric"].dropna()
+    metric = known.iloc[0] if len(known) else "accuracy"
+    return "error" if (section["task"].iloc[0], metric) == ("lake", "accuracy") else metric
+
+
+def _shown(metric: str, value: float | None) -> float:
+    """A record's score in the unit of the tables."""
+    if value is None:
+        return math.nan
+    return value if metric == "mse" else 100 * (1 - value if metric == "error" else value)
+
+
+def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[dict[str, Any]]:
+    metric, ok = _metric(group), group[group["outcome"] == "ok"]
+    shared = {
+        "task": task,
+        "setting": setting,
+        "method": method,
+        "metric": metric,
+        "n_seeds": ok["seed"].nunique(),
+        "seeds": _joined(ok["seed"]),
+        "diverged": _joined(group.loc[group["outcome"] == "diverged", "seed"]),
+        "missing": _joined(group.loc[group["outcome"] == "missing", "seed"]),
+        "params": ok["params"].mean(),
+        "train_s": ok["train_s"].mean(),
+        "records": " ".join(group.loc[group["outcome"] != "missing", "id"]),
+    }
+    spec, fields = group["spec"].iloc[0], group["fields"].iloc[0]
+    rows = []
+    for at, values, errors, count in _places(task, metric, ok):
+        found = _beside(spec, fields, at)
+        match = published.protocol_match(spec, found[0], fields) if found else None
+        rows.append({
+            **shared,
+            "at": at,
+            "mean": float(np.mean(values)) if values else math.nan,
+            "half_width": t_half_width(values),
+            "episode_half_width": float(np.mean(errors)) if errors else math.nan,
+            "sd": float(np.std(values, ddof=1)) if len(values) > 1 else math.nan,
+            "count": count,
+            "published": found[0].value if found else math.nan,
+            "published_ci95": found[0].ci95 if found else None,
+            "source": found[0].citation if found else "",
+            "arxiv": found[0].arxiv if found else "",
+            "same_protocol": ("yes" if match.same else "no") if match else "",
+            "because": ", ".join(match.reasons) if match else "",
+        })  # fmt: skip
+    return rows
+
+
+def _places(task: str, metric: str, ok: pd.DataFrame) -> Iterable[tuple[str, list[float], list[float], int | None]]:
+    """Everything that a group of records of one method measured: where, the mean of each seed, ± over episodes, n."""
+    scores = list(ok["scores"])
+    scale = 1 if metric == "mse" else 100
+
+    def over(parts: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float], None]:
+        widths = [scale * episode_half_width(p["per_episode"]) for p in parts]
+        return [_shown(metric, p["mean"]) for p in parts], [w for w in widths if not math.isnan(w)], None
+
+    yield "", *over(scores)
+    by_instance = [s["by_instance"] for s in scores if s.get("by_instance")]
+    for k in INSTANCES if by_instance else ():
+        there = [s for s in by_instance if len(s["mean"]) >= k and s["mean"][k - 1] is not None]
+        yield f"instance {k}", [_shown(metric, s["mean"][k - 1]) for s in there], [], sum(s["n"][k - 1] for s in there)
+    by_step = [s["by_step"] for s in scores if s.get("by_step")]
+    for step in sorted({int(step) for s in by_step for step in s}):
+        yield f"step {step}", *over([s[str(step)] for s in by_step if str(step) in s])
+    if task == "lake":
+        for run in range(RUNS):
+            errors = [[_shown(metric, v) for v in s["per_episode"][run::RUNS]] for s in scores]
+            yield f"run {run + 1}", [float(np.mean(e)) for e in errors if e], [], None
+
+
+def _beside(spec: Mapping[str, Any], fields: Mapping[str, Any], at: str) -> list[published.Published]:
+    """Published figures for one of ours, the most alike first."""
+    kind, _, number = at.partition(" ")
+    column = {"instance": "instance", "step": "adapt_steps"}.get(kind)
+    if kind == "run":
+        return []
+    found = published.lookup(spec["method"]["name"], spec["task"]["name"], **{**fields, **({column: number} if column else {})})
+    places = {"instance", "adapt_steps"}
+    found = [row for row in found if {*row.key} & places == ({column} if column else set())]
+    return published.closest(spec, found, fields)
+
+
+def _joined(seeds: pd.Series) -> str:
+    return " ".join(str(s) for s in sorted(set(seeds)))
+
+
+# ------------------------------------------------------------------------------------------------------------ Markdown
+
+
+def render(
+    records: Iterable[Any], name: str, expected: Iterable[Mapping[str, Any]] | None = None, *, title: str = "",
+    dirty: bool = False,
+) -> dict[str, str]:  # fmt: skip
+    """The tables of a suite by file name: `<name>.md` and `<name>.csv`.
+
+    records: `Record`s or dicts of that shape. expected: the specs of the suite's cells; other records are then left
+    out, and what is not recorded is counted. dirty: also records made by code that was not committed.
+    """
+    recorded, specs = plain(records), list(expected or ())
+    if expected is not None:
+        wanted = {canonical_id(spec) for spec in specs}
+        recorded = [r for r in recorded if r["id"] in wanted]
+    clean = recorded if dirty else [r for r in recorded if not (r.get("env") or {}).get("dirty")]
+    newest = current(clean)
+    notes = [
+        text
+        for text, count in (
+            ("of uncommitted code", len(recorded) - len(clean)),
+            ("of older versions of a method or task", len(clean) - len(newest)),
+        )
+        if count
+        for text in [f"Left out: {_counted(count, 'record')} {text}."]
+    ]
+    left_out = {r["id"] for r in recorded} - {r["id"] for r in newest}
+    made = frame(newest, [spec for spec in specs if canonical_id(spec) not in left_out])
+    table = summary(made)
+    return {f"{name}.md": _markdown(made, table, title or name, notes), f"{name}.csv": _csv(table)}
