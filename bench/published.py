@@ -30,8 +30,9 @@ MEASURED = {
     "rotations": "rotations",
     "balanced": "balanced draws",
     "persistent": "memory kept between episodes",
+    "polarity": "polarity",
 }
-"""Protocol columns that hold for any method, with their names in a sentence."""
+"""Protocol columns that say what is measured, with their names in a sentence."""
 FORM = {"metric_fn": "distance", "backbone": "backbone", "order": "order of gradients"}
 """Those that tell a method's variants apart."""
 RECIPE = {
@@ -72,6 +73,7 @@ FIELDS = {
     "split": ("task.split",),
     "image": ("task.size",),
     "metric_fn": ("method.metric",),
+    "polarity": ("method.polarity",),
     "backbone": ("method.backbone", "method.encoder"),
     "batchnorm": ("method.batchnorm", "method.batch_norm", "method.bn"),
     "order": ("method.order",),
@@ -131,14 +133,26 @@ class Match:
     same: bool
     reasons: tuple[str, ...]
     unstated: tuple[str, ...]
-    """What defines the measurement and is not known of the paper."""
+    """What a record says of its protocol and the paper, as far as we have read it, does not."""
+
+    @property
+    def verdict(self) -> str:
+        """yes, no, or as far as stated."""
+        return ("as far as stated" if self.unstated else "yes") if self.same else "no"
+
+    @property
+    def because(self) -> str:
+        """What differs, or else what cannot be compared."""
+        if self.reasons:
+            return ", ".join(self.reasons)
+        return f"not stated: {', '.join(self.unstated)}" if self.unstated else ""
 
     @property
     def text(self) -> str:
-        """As it stands in a table: "yes", or "no, because split vinyals (paper random1200)"."""
+        """A sentence, such as "no, because split vinyals (paper random1200)"."""
         if not self.same:
-            return "no, because " + ", ".join(self.reasons)
-        return "yes" + (f", as far as stated (not: {', '.join(self.unstated)})" if self.unstated else "")
+            return f"no, because {self.because}"
+        return f"yes, as far as stated ({self.because})" if self.because else "yes"
 
     def __iter__(self) -> Iterator[Any]:
         """(same, text)."""
@@ -206,7 +220,7 @@ def protocol_match(spec: Mapping[str, Any], row: Published, setting: Mapping[str
     """
     ours = facts(spec, setting or {})
     reasons = _reasons(ours, row, COMPARED)
-    unstated = [words for name, words in MEASURED.items() if name in ours and name not in row.protocol]
+    unstated = [words for name, words in COMPARED.items() if name in ours and name not in row.protocol]
     return Match(not reasons, tuple(reasons), tuple(unstated))
 
 
@@ -215,7 +229,7 @@ def facts(spec: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, str]
     method, task = spec["method"]["name"], spec["task"]["name"]
     trained = dict(spec["task"]["fields"])
     known = CONSTANTS.get(task, {}) | CONSTANTS.get(method, {})
-    parts = {"method": spec["method"]["fields"], "task": trained | setting, "budget": spec["budget"]}
+    parts = {"method": spec["method"]["fields"], "task": trained | dict(setting), "budget": spec["budget"]}
     for name, places in FIELDS.items():
         for part, _, key in (place.partition(".") for place in places):
             if key in parts[part]:

@@ -18,6 +18,7 @@ from bench.records import Record
 from bench.training import Context, device_of
 
 DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+NAMED = 10
 ROWS = 100
 """Longer tables are cut; `bench status` counts them all."""
 
@@ -105,9 +106,12 @@ def run(request: Request, as_json: bool) -> tuple[int, dict[str, Any]]:
             out.print(f"… and {len(shown) - ROWS} more; `bench status` counts them all")
     if new:
         out.print(f"{len(new)} recorded now, {len(store.recorded)} skipped because they were recorded already")
-    for o in failed[:10]:
-        log = request.results / ".bench" / "failures" / o.cell.id
-        err.print(f"error: {o.cell.label} failed: {' '.join(o.message.split())} (log: {log})", soft_wrap=True)
+    for o in failed[:NAMED]:
+        err.print(f"error: {o.cell.label} failed: {' '.join(o.message.split())}{_log(request, o.cell)}", soft_wrap=True)
+    if len(failed) > NAMED:
+        err.print(
+            f"error: {len(failed) - NAMED} more failed; `{_command('status', request.suite, request.results)}` names them"
+        )
     status = {o.cell.id: o.status for o in outcomes} | dict.fromkeys(store.recorded, "recorded")
     told = _told(request, status | {r.id: "diverged" for r in new.values() if r.outcome != "ok"},
                  {o.cell.id: o.message for o in failed})  # fmt: skip
@@ -232,15 +236,20 @@ def _draw(request: Request, shown: Sequence[Record]) -> str | None:
     return str(path)
 
 
+def _log(request: Request, cell: Cell) -> str:
+    path = request.results / ".bench" / "failures" / cell.id
+    return f" (log: {path})" if path.is_file() else ""
+
+
 def _next(request: Request, shown: Sequence[Record]) -> str:
     if request.suite:
         return _command("tables", request.suite, request.results)
     return _command("show", shown[-1].id, request.results)
 
 
-def _command(verb: str, what: str, results: Path) -> str:
+def _command(verb: str, what: str | None, results: Path) -> str:
     where = [] if results == Path("results") else ["--results", str(results)]
-    return shlex.join(["bench", verb, what, *where])
+    return shlex.join(["bench", verb, *([what] if what else []), *where])
 
 
 def _blame(text: str) -> str:

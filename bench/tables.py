@@ -19,17 +19,15 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from bench import published
+from bench import files, markdown, published
+from bench.config import digest
 from bench.frames import current, frame, plain
 
-__all__ = ["check", "episode_half_width", "frame", "render", "summary", "t_half_width", "write"]
+__all__ = ["check", "episode_half_width", "frame", "headline", "render", "summary", "t_half_width", "write"]
 
 INSTANCES = (1, 2, 3, 4, 5, 10)
 RUNS = 20
 """Lake's runs."""
-BESIDE = 3
-"""At most so many published rows under one of ours."""
-NONE = "—"
 
 
 def t_half_width(values: Sequence[float]) -> float:
@@ -55,7 +53,7 @@ def summary(made: pd.DataFrame) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     for (task, setting), section in made.groupby(["task", "setting"], sort=False):
-        groups = [_group(task, setting, method, group) for method, group in section.groupby("method", sort=False)]
+        groups = [_group(str(task), str(setting), str(name), g) for name, g in section.groupby("method", sort=False)]
         sign = -1 if bool(section["higher_is_better"].iloc[0]) and _metric(section) != "error" else 1
         for group in sorted(groups, key=lambda g: _rank(g[0], sign)):
             rows += group
@@ -115,8 +113,8 @@ def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[di
             "published_ci95": found[0].ci95 if found else None,
             "source": found[0].citation if found else "",
             "arxiv": found[0].arxiv if found else "",
-            "same_protocol": ("yes" if match.same else "no") if match else "",
-            "because": ", ".join(match.reasons) if match else "",
+            "same_protocol": match.verdict if match else "",
+            "because": match.because if match else "",
         })  # fmt: skip
     return rows
 
@@ -150,9 +148,9 @@ def _beside(spec: Mapping[str, Any], fields: Mapping[str, Any], at: str) -> list
     column = {"instance": "instance", "step": "adapt_steps"}.get(kind)
     if kind == "run":
         return []
-    found = published.lookup(spec["method"]["name"], spec["task"]["name"], **{**fields, **({column: number} if column else {})})
-    places = {"instance", "adapt_steps"}
-    found = [row for row in found if {*row.key} & places == ({column} if column else set())]
+    place = {column: number} if column else {}
+    found = published.lookup(spec["method"]["name"], spec["task"]["name"], **{**fields, **place})
+    found = [row for row in found if {*row.key} & {"instance", "adapt_steps"} == {*place}]
     return published.closest(spec, found, fields)
 
 
@@ -160,34 +158,73 @@ def _joined(seeds: pd.Series) -> str:
     return " ".join(str(s) for s in sorted(set(seeds)))
 
 
-# ------------------------------------------------------------------------------------------------------------ Markdown
+# --------------------------------------------------------------------------------------------------------------- files
 
 
 def render(
-    records: Iterable[Any], name: str, expected: Iterable[Mapping[str, Any]] | None = None, *, title: str = "",
+    records: Iterable[Any],
+    name: str,
+    expected: Iterable[Mapping[str, Any]] | None = None,
+    *,
+    title: str = "",
     dirty: bool = False,
-) -> dict[str, str]:  # fmt: skip
+) -> dict[str, str]:
     """The tables of a suite by file name: `<name>.md` and `<name>.csv`.
 
-    records: `Record`s or dicts of that shape. expected: the specs of the suite's cells; other records are then left
-    out, and what is not recorded is counted. dirty: also records made by code that was not committed.
+    records: `Record`s, or dicts of that shape. expected: the specs of the suite's cells; other records are then left
+    out, and cells without a record are counted. dirty: also records made by code that was not committed.
     """
-    recorded, specs = plain(records), list(expected or ())
+    recorded, specs = plain(records), {digest(spec): spec for spec in expected or ()}
     if expected is not None:
-        wanted = {canonical_id(spec) for spec in specs}
-        recorded = [r for r in recorded if r["id"] in wanted]
-    clean = recorded if dirty else [r for r in recorded if not (r.get("env") or {}).get("dirty")]
+        recorded = [r for r in recorded if r["id"] in specs]
+    clean = [r for r in recorded if dirty or not (r.get("env") or {}).get("dirty")]
     newest = current(clean)
-    notes = [
-        text
-        for text, count in (
-            ("of uncommitted code", len(recorded) - len(clean)),
-            ("of older versions of a method or task", len(clean) - len(newest)),
-        )
-        if count
-        for text in [f"Left out: {_counted(count, 'record')} {text}."]
-    ]
     left_out = {r["id"] for r in recorded} - {r["id"] for r in newest}
-    made = frame(newest, [spec for spec in specs if canonical_id(spec) not in left_out])
+    made = frame(newest, [spec for id, spec in specs.items() if id not in left_out])
+    notes = {
+        "made by uncommitted code": len(recorded) - len(clean),
+        "of older versions of a method or task": len(clean) - len(newest),
+    }
     table = summary(made)
-    return {f"{name}.md": _markdown(made, table, title or name, notes), f"{name}.csv": _csv(table)}
+    return {f"{name}.md": markdown.document(title or name, made, table, notes), f"{name}.csv": to_csv(table)}
+
+
+def headline(records: Iterable[Any], methods: Sequence[str] = (), tasks: Sequence[str] = ()) -> str:
+    """One short Markdown table, for a README: ours and the published figure, newest versions, committed code only.
+
+    methods, tasks: names to keep; all where there are none.
+    """
+    kept = [
+        r
+        for r in plain(records)
+        if not (r.get("env") or {}).get("dirty")
+        and (not methods or r["spec"]["method"]["name"] in methods)
+        and (not tasks or r["spec"]["task"]["name"] in tasks)
+    ]
+    return markdown.headline(summary(frame(current(kept))))
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """A summary as CSV, six digits."""
+    return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def check(rendered: Mapping[str, str], folder: Path) -> list[str]:
+    """Names of the files in a folder that are not there or not what was rendered, sorted."""
+    return sorted(
+        name
+        for name, text in rendered.items()
+        if not (folder / name).is_file() or (folder / name).read_bytes() != text.encode()
+    )
+
+
+def write(rendered: Mapping[str, str], folder: Path) -> list[str]:
+    """Write what is stale, and return the names.
+
+    Raises:
+        BenchError: the folder cannot be written.
+    """
+    stale = check(rendered, folder)
+    for name in stale:
+        files.replace(folder / name, rendered[name].encode())
+    return stale

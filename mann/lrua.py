@@ -23,7 +23,7 @@ The paper leaves some things open. Each is an option, and its default is the pap
 - `start`: before the first step w^r is one-hot at slot 0 and so is w^u ("first"), or w^r is uniform and w^u zero.
 
 Where usages tie (all untouched slots do) eq. 21 read to the letter selects every one of them; here n slots are taken,
-the lowest indices first. Selection has no gradient. Cosines have a floor under the norms, so that zeros are safe.
+the lowest indices first. Selection has no gradient. The cosine of a zero vector is zero.
 """
 
 from __future__ import annotations

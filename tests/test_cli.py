@@ -256,14 +256,13 @@ def test_bars_in_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     from bench.executor import Outcome
 
     cells = grid.plan(None, ["plug-net"], ["plug-points"], "0-1").cells
-    out = Console(file=io.StringIO(), force_terminal=True, width=110)
+    out = Console(file=io.StringIO(), force_terminal=True, width=110, highlight=False)
     with live.display(cells, out) as display:
         display.report(Progress(cells[0].id, "training", 1, 10, 0.5))
         display.report(Progress(cells[0].id, "testing", 10, 10))
         display.finished(Outcome(cells[0], "done"), "accuracy 50 %")
     text = out.file.getvalue()  # type: ignore[attr-defined]
     assert "1/2 cells" in text
-    print(repr(text))
     assert f"done   {cells[0].label}: accuracy 50 % (1/2" in text
 
 

@@ -1,0 +1,262 @@
+"""Records to pictures: what was measured, with intervals, and how it was learned.
+
+Colours are Okabe and Ito's, told apart without colour vision too; each method keeps its colour and marker in all panels
+of a picture. The same records give the same bytes: nothing of the time or the machine enters a file. matplotlib is
+imported when the first picture is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from bench.frames import current, frame, plain
+from bench.markdown import ceiling
+from bench.tables import summary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5C00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h")
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)), (0, (8, 2)))
+GREY = "0.45"
+STYLE = {
+    "figure.dpi": 100, "savefig.dpi": 160, "font.size": 11, "font.family": "DejaVu Sans", "axes.titlesize": 12,
+    "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": "0.9", "lines.linewidth": 2, "lines.markersize": 6.5,
+    "legend.frameon": False, "svg.hashsalt": "mannbench", "svg.fonttype": "none", "figure.facecolor": "white",
+}  # fmt: skip
+LABELS = {"accuracy": "accuracy, %", "error": "error, %", "mse": "mean squared error"}
+AXES = {
+    "instance": "how often the class has been shown, this time included",
+    "step": "gradient steps on the support",
+}
+PANEL = (5.6, 3.9)
+"""Inches."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a method is drawn, in every panel."""
+
+    colour: str
+    marker: str
+    dash: Any
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A part of the picture."""
+
+    title: str
+    draw: Callable[[Axes], None]
+    height: float = 1.0
+    """Relative to PANEL."""
+
+
+def overview(records: Iterable[Any], path: Path, title: str) -> None:
+    """One picture (PNG or SVG, by the path's suffix) of what was measured, a panel a task.
+
+    Online tasks: accuracy by instance, with the ceiling by elimination. Tasks measured after gradient steps: score by
+    step. Others: a point a method and setting. Whiskers and bands are Student t 95 % intervals over seeds; methods with
+    one seed have none.
+    """
+    made = _frame(records)
+    table = summary(made)
+    table = table[table["n_seeds"] > 0]
+    looks = _looks(table["method"])
+    panels = []
+    for task, section in table.groupby("task", sort=False):
+        wide = section.loc[section["at"].str.match("instance|step"), "setting"].unique()
+        points = section[(section["at"] == "") & ~section["setting"].isin(wide)]
+        if len(points):
+            panels.append(_points_panel(str(task), points, looks))
+        for setting in wide:
+            part = section[section["setting"] == setting]
+            name = f"{task}, {setting}" if setting else str(task)
+            if part["at"].str.startswith("instance").any():
+                fields = made.loc[(made["task"] == task) & (made["setting"] == setting), "fields"].iloc[0]
+                panels.append(_lines_panel(name, part, looks, "instance", ceiling(fields)))
+            else:
+                panels.append(_lines_panel(name, part, looks, "step"))
+    _save(panels, looks, path, title, "bars and bands: Student t 95 % interval over seeds")
+
+
+def curves(records: Iterable[Any], path: Path, title: str) -> None:
+    """One picture of validation scores during training, a panel a task and setting: mean, lowest and highest seed."""
+    made = _frame(records)
+    made = made[(made["evaluation"] == "") & made["curve"].map(lambda c: any(p["val"] is not None for p in c))]
+    looks = _looks(made["method"])
+    panels = [
+        Panel(", ".join(filter(None, map(str, key))), lambda axes, part=part: _curves(axes, part, looks))
+        for key, part in made.groupby(["task", "setting"], sort=False)
+    ]
+    _save(panels, looks, path, title, "bands: lowest to highest seed")
+
+
+def _frame(records: Iterable[Any]) -> pd.DataFrame:
+    return frame(current(plain(records)))
+
+
+def _looks(names: pd.Series) -> dict[str, Look]:
+    """Colours and markers by name, in alphabetical order; chance is grey and dotted."""
+    every = sorted(set(names))
+    looks = {"chance": Look(GREY, ".", (0, (1, 1.5)))} if "chance" in every else {}
+    for i, name in enumerate(n for n in every if n != "chance"):
+        looks[name] = Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)])
+    return looks
+
+
+# -------------------------------------------------------------------------------------------------------------- panels
+
+
+def _points_panel(task: str, section: pd.DataFrame, looks: dict[str, Look]) -> Panel:
+    settings = list(dict.fromkeys(section["setting"]))
+    metric = section["metric"].iloc[0]
+    rows = sum(1 for _ in section.index)
+
+    def draw(axes: Axes) -> None:
+        ticks, place = {}, 0.0
+        for setting in settings:
+            part = section[section["setting"] == setting]
+            first = place
+            for row in part.itertuples():
+                look, width = looks[row.method], row.half_width
+                axes.errorbar(row.mean, place, xerr=None if math.isnan(width) else width, fmt=look.marker, ms=8,
+                              color=look.colour, capsize=4, clip_on=False)  # fmt: skip
+                place += 1
+            ticks[(first + place - 1) / 2] = setting or "all"
+            place += 0.8
+        axes.set_yticks(list(ticks), list(ticks.values()))
+        axes.set_ylim(place - 0.6, -0.7)
+        axes.grid(False, axis="y")
+        axes.set_xlabel(LABELS.get(metric, metric) + _better(metric))
+        _limits(axes, metric, section["mean"] + section["half_width"].fillna(0))
+        if settings == [""]:
+            axes.set_yticks([])
+
+    return Panel(task, draw, max(0.6, (rows + 0.8 * len(settings)) / 10))
+
+
+def _lines_panel(
+    name: str, section: pd.DataFrame, looks: dict[str, Look], kind: str, top: float | None = None
+) -> Panel:
+    """Scores by instance or by step; top: ceiling of the first instance."""
+    metric = section["metric"].iloc[0]
+    places = section[section["at"].str.startswith(kind)]
+    ticks = sorted({_index(at) for at in places["at"]})
+
+    def draw(axes: Axes) -> None:
+        for method, group in section.groupby("method", sort=False):
+            look = looks[str(method)]
+            part = group[group["at"].str.startswith(kind)]
+            x, y, w = [_index(at) for at in part["at"]], part["mean"].to_numpy(), part["half_width"].to_numpy()
+            if not x:  # a method without steps: one figure, drawn across
+                x, y, w = (
+                    ticks,
+                    np.repeat(group["mean"].iloc[0], len(ticks)),
+                    np.repeat(group["half_width"], len(ticks)),
+                )
+            axes.plot(x, y, color=look.colour, marker=look.marker, ls=look.dash, clip_on=False)
+            if np.isfinite(w).all():
+                low = np.maximum(y - w, y / 10) if metric == "mse" else y - w
+                axes.fill_between(x, low, y + w, color=look.colour, alpha=0.15, lw=0)
+        axes.set_xticks(ticks)
+        axes.set_xlabel(AXES[kind])
+        axes.set_ylabel(LABELS.get(metric, metric) + _better(metric))
+        if metric == "mse":
+            axes.set_yscale("log")
+            _plain_log_ticks(axes)
+        else:
+            axes.set_ylim(0, 100)
+        if top is not None:
+            axes.plot([0.7, 1.45], [top, top], color="black", lw=2, solid_capstyle="butt")
+            axes.annotate(f"ceiling by elimination, {top:.1f} %", (1.5, top), va="center", fontsize=9.5)
+
+    return Panel(name, draw)
+
+
+def _curves(axes: Axes, section: pd.DataFrame, looks: dict[str, Look]) -> None:
+    metric = section["metric"].dropna().iloc[0]
+    scale = 1 if metric == "mse" else 100
+    for method, group in section.groupby("method", sort=False):
+        look = looks[str(method)]
+        points = [(p["step"], scale * p["val"]) for c in group["curve"] for p in c if p["val"] is not None]
+        steps = pd.DataFrame(points, columns=["step", "val"]).groupby("step")["val"].agg(["mean", "min", "max"])
+        axes.plot(steps.index, steps["mean"], color=look.colour, marker=look.marker, ms=4, ls=look.dash)
+        axes.fill_between(steps.index, steps["min"], steps["max"], color=look.colour, alpha=0.15, lw=0)
+    axes.set_xlabel("training steps")
+    axes.set_ylabel(f"validation {LABELS.get(metric, metric)}{_better(metric)}")
+    if metric == "mse":
+        axes.set_yscale("log")
+        _plain_log_ticks(axes)
+    else:
+        axes.set_ylim(0, 100)
+
+
+def _plain_log_ticks(axes: Axes) -> None:
+    """0.2, 0.5, 1, 2, 5 instead of powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _limits(axes: Axes, metric: str, ends: pd.Series) -> None:
+    """Percentages keep to 0..100, however wide an interval; errors start at 0."""
+    axes.set_xlim(0, float(ends.max()) * 1.08 if metric == "mse" else 100)
+
+
+def _better(metric: str) -> str:
+    return " (lower is better)" if metric in ("mse", "error") else ""
+
+
+def _index(at: str) -> int:
+    return int(at.split()[1])
+
+
+# ---------------------------------------------------------------------------------------------------------------- file
+
+
+def _save(panels: Sequence[Panel], looks: dict[str, Look], path: Path, title: str, note: str) -> None:
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(panels, looks, title, note)
+        kind = path.suffix.lstrip(".") or "png"
+        metadata: dict[str, Any] = {"svg": {"Date": None}, "png": {"Software": None}}.get(kind, {})
+        figure.savefig(path, format=kind, metadata=metadata)
+
+
+def _figure(panels: Sequence[Panel], looks: dict[str, Look], title: str, note: str) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    columns = 1 if len(panels) < 2 else 2 if len(panels) < 5 else 3
+    rows = max(1, math.ceil(len(panels) / columns))
+    heights = [max((p.height for p in panels[r * columns : (r + 1) * columns]), default=1.0) for r in range(rows)]
+    size = (PANEL[0] * columns, PANEL[1] * sum(heights) + 1.4)
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=15, fontweight="bold")
+    grid = figure.add_gridspec(rows, columns, height_ratios=heights)
+    for i, panel in enumerate(panels):
+        axes = figure.add_subplot(grid[i // columns, i % columns])
+        panel.draw(axes)
+        axes.set_title(panel.title)
+    handles = [
+        Line2D([], [], color=look.colour, marker=look.marker, ls=look.dash, label=name) for name, look in looks.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles) or 1, 2 + 2 * columns),
+                  title=note if panels else "there are no records", handlelength=3.2)  # fmt: skip
+    return figure
