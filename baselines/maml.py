@@ -62,9 +62,9 @@ class BatchedNet(nn.Module):
                 h = patches(h)
             rows = h.reshape(tasks, -1, weight.shape[1])
             if self.norm:
-                rows = _normalise(rows @ weight, fit * rows.shape[1] // n, *affine)
+                rows = _normalised(rows, weight, fit * rows.shape[1] // n, *affine)
             else:
-                rows = torch.baddbmm(*affine, rows, weight)
+                rows = torch.baddbmm(affine[0], rows, weight)
             h = rows.relu().view(*h.shape[:-1], -1)
         if self.image:
             h = h.mean((1, 2))
@@ -76,15 +76,26 @@ def _uniform(fan_in: int, shape: tuple[int, ...]) -> Tensor:
     return torch.empty(shape).uniform_(-1, 1) / math.sqrt(fan_in)
 
 
-def _normalise(rows: Tensor, fit: int, scale: Tensor, shift: Tensor) -> Tensor:
-    """Normalise [tasks, rows, width] by mean and variance of each task's first `fit` rows; not at all by none."""
-    if fit:
-        fitted = rows[:, :fit]
-        mean = fitted.mean(1, keepdim=True)
-        variance = (fitted - mean).square().mean(1, keepdim=True)
-        scale = scale * (variance + EPSILON).rsqrt()
-        shift = shift - mean * scale
-    return torch.addcmul(shift, rows, scale)
+def _normalised(rows: Tensor, weight: Tensor, fit: int, scale: Tensor, shift: Tensor) -> Tensor:
+    """The product [tasks, rows, width] normalised by mean and variance of each task's first `fit` rows.
+
+    With fit = 0 it is not normalised. Where the inputs are narrower than the product (the nine pixels of a first
+    convolution), its moments come from theirs: it is linear in them, and the wide product is touched once only.
+    """
+    if not fit:
+        return torch.baddbmm(shift, rows, weight * scale)
+    narrow = weight.shape[1] < weight.shape[2]
+    fitted = rows[:, :fit] if narrow else (rows := rows @ weight)[:, :fit]
+    mean = fitted.mean(1, keepdim=True)
+    centred = fitted - mean
+    if narrow:
+        covariance = centred.mT @ centred / fit
+        mean, variance = mean @ weight, ((covariance @ weight) * weight).sum(1, keepdim=True)
+    else:
+        variance = centred.square().mean(1, keepdim=True)
+    scale = scale * (variance + EPSILON).rsqrt()
+    shift = shift - mean * scale
+    return torch.baddbmm(shift, rows, weight * scale) if narrow else torch.addcmul(shift, rows, scale)
 
 
 def patches(x: Tensor) -> Tensor:
@@ -159,11 +170,12 @@ class MAMLLearner(Learner):
         tasks, shown = support.x.shape[:2]
         weights: Weights = [weight.expand(tasks, *weight.shape) for weight in self.net.weights]
         yield weights
-        second = torch.is_grad_enabled() and self.config.order == "second"
+        outer = torch.is_grad_enabled()
+        second = outer and self.config.order == "second"
         for _ in range(steps):
             if shown:
                 with torch.enable_grad():
-                    weights = [w if w.requires_grad else w.detach().requires_grad_() for w in weights]
+                    weights = weights if outer else [w.detach().requires_grad_() for w in weights]
                     # The loss of a batch is a mean over tasks, none of which sees the weights of another.
                     loss = tasks * self.task.loss(self.net(weights, support.x, shown), support.y)
                     gradients = torch.autograd.grad(loss, weights, create_graph=second)

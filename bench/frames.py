@@ -39,7 +39,7 @@ def frame(records: Iterable[Any], expected: Iterable[Mapping[str, Any]] = ()) ->
         if digest(spec) not in there:
             rows += _rows({"id": digest(spec), "spec": spec, "outcome": "missing", "result": {}}, measured)
     made = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
-    made["setting"] = _settings(made)
+    made["setting"] = pd.Series(_settings(made), index=made.index, dtype="object")
     made["method"] = _methods(made)
     made = made.sort_values(["task", "setting", "method", "seed", "id"], key=_sort_key, kind="stable")
     return made.reset_index(drop=True)

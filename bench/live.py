@@ -120,8 +120,9 @@ class Lines:
             self._print(f"{self.board.cells[progress.id].label}: {pace.text()}")
 
     def finished(self, outcome: Outcome, told: str) -> None:
-        """Print how a cell ended."""
-        self._print(self.board.end(outcome, told))
+        """Print how a cell ended; what was interrupted is said once, at the end."""
+        if outcome.status != "interrupted":
+            self._print(self.board.end(outcome, told))
 
     def _print(self, line: str) -> None:
         self.board.out.print(line, soft_wrap=True)
@@ -161,6 +162,8 @@ class Moving:
 
     def finished(self, outcome: Outcome, told: str) -> None:
         """Take a cell's bar away and leave a line."""
+        if outcome.status == "interrupted":
+            return
         if outcome.cell.id in self.each:
             self.bars.remove_task(self.each.pop(outcome.cell.id))
         style = "red" if outcome.status == "failed" else None

@@ -62,7 +62,7 @@ def headline(table: pd.DataFrame) -> str:
             "source": _source(row.source, row.arxiv) if row.source else "",
             "same protocol": row.same_protocol,
         }
-        for row in _rows(table)
+        for row in rows_of(table)
         if row.at in HEADLINE or (row.at == "" and (row.task, row.setting) not in set(by_place))
     ]
     return _table(pd.DataFrame(rows), ("task", "setting", "method", "measure", "source", "same protocol")) + "\n"
@@ -122,7 +122,7 @@ def _long(section: pd.DataFrame) -> list[str]:
             "parameters": _count(row.params),
             "training time": _time(row.train_s),
         }
-        for row in _rows(section)
+        for row in rows_of(section)
     ]
     return [_table(pd.DataFrame(rows), ("setting", "method", "source", "same protocol")), *notes.lines()]
 
@@ -133,7 +133,7 @@ def _wide(section: pd.DataFrame, made: pd.DataFrame) -> list[str]:
     names = {at: _heading(at) for at in places}
     rows: list[dict[str, str]] = []
     for method, group in section.groupby("method", sort=False):
-        cells = {row.at: row for row in _rows(group)}
+        cells = {row.at: row for row in rows_of(group)}
         first = cells[""]
         rows.append(
             {"method": str(method)}
@@ -210,7 +210,7 @@ def ceiling(fields: Mapping[str, Any]) -> float | None:
     return 100 / way * sum(1 / k for k in range(1, way + 1))
 
 
-def _rows(table: pd.DataFrame) -> list[Any]:
+def rows_of(table: pd.DataFrame) -> list[Any]:
     """Rows with their cells as attributes."""
     return [SimpleNamespace(**{str(k): v for k, v in row.items()}) for row in table.to_dict("records")]
 
@@ -235,7 +235,7 @@ def _counts(section: pd.DataFrame, made: pd.DataFrame) -> str:
     for kind in ("diverged", "missing"):
         lines += [f"{kind.capitalize()}: {_safe(text)}." for text in [_seeds(rows, kind)] if text]
     every = {seed for text in rows["seeds"] for seed in text.split()}
-    lacking = {f"{row.method} {row.seeds.replace(' ', ', ')}" for row in _rows(rows) if {*row.seeds.split()} != every}
+    lacking = {f"{row.method} {row.seeds.replace(' ', ', ')}" for row in rows_of(rows) if {*row.seeds.split()} != every}
     if lacking:
         lines.append(f"Seeds differ ({', '.join(sorted(every, key=int))} in all): {_safe('; '.join(sorted(lacking)))}.")
     ok = here[here["outcome"] == "ok"]
@@ -248,7 +248,7 @@ def _counts(section: pd.DataFrame, made: pd.DataFrame) -> str:
 
 def _seeds(rows: pd.DataFrame, kind: str) -> str:
     several = rows["setting"].nunique() > 1
-    found = [(row, getattr(row, kind).replace(" ", ", ")) for row in _rows(rows) if getattr(row, kind)]
+    found = [(row, getattr(row, kind).replace(" ", ", ")) for row in rows_of(rows) if getattr(row, kind)]
     return "; ".join(f"{row.method}{f' at {row.setting}' if several else ''} seed {seeds}" for row, seeds in found)
 
 

@@ -8,8 +8,10 @@ imported when the first picture is drawn.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from bench.frames import current, frame, plain
-from bench.markdown import ceiling
+from bench.markdown import ceiling, rows_of
 from bench.tables import summary
 
 if TYPE_CHECKING:
@@ -28,17 +30,18 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)), (0, (8, 2)))
 GREY = "0.45"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 100, "savefig.dpi": 160, "font.size": 11, "font.family": "DejaVu Sans", "axes.titlesize": 12,
     "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "axes.axisbelow": True, "grid.color": "0.9", "lines.linewidth": 2, "lines.markersize": 6.5,
     "legend.frameon": False, "svg.hashsalt": "mannbench", "svg.fonttype": "none", "figure.facecolor": "white",
 }  # fmt: skip
-LABELS = {"accuracy": "accuracy, %", "error": "error, %", "mse": "mean squared error"}
+LABELS = {"accuracy": "accuracy, %", "error": "error, % (less is better)", "mse": "MSE (less is better)"}
 AXES = {
     "instance": "how often the class has been shown, this time included",
     "step": "gradient steps on the support",
 }
+CEILING = "ceiling by elimination"
 PANEL = (5.6, 3.9)
 """Inches."""
 
@@ -60,6 +63,8 @@ class Panel:
     draw: Callable[[Axes], None]
     height: float = 1.0
     """Relative to PANEL."""
+    named: bool = False
+    """Methods are named in the panel itself."""
 
 
 def overview(records: Iterable[Any], path: Path, title: str) -> None:
@@ -87,7 +92,9 @@ def overview(records: Iterable[Any], path: Path, title: str) -> None:
                 panels.append(_lines_panel(name, part, looks, "instance", ceiling(fields)))
             else:
                 panels.append(_lines_panel(name, part, looks, "step"))
-    _save(panels, looks, path, title, "bars and bands: Student t 95 % interval over seeds")
+    diverged = int((made.drop_duplicates("id")["outcome"] == "diverged").sum())
+    note = "bars and bands: Student t 95 % interval over seeds" + f"; {diverged} diverged, not shown" * bool(diverged)
+    _save(panels, looks, path, title, note)
 
 
 def curves(records: Iterable[Any], path: Path, title: str) -> None:
@@ -96,7 +103,7 @@ def curves(records: Iterable[Any], path: Path, title: str) -> None:
     made = made[(made["evaluation"] == "") & made["curve"].map(lambda c: any(p["val"] is not None for p in c))]
     looks = _looks(made["method"])
     panels = [
-        Panel(", ".join(filter(None, map(str, key))), lambda axes, part=part: _curves(axes, part, looks))
+        Panel(", ".join(filter(None, map(str, key))), partial(_curves, section=part, looks=looks))
         for key, part in made.groupby(["task", "setting"], sort=False)
     ]
     _save(panels, looks, path, title, "bands: lowest to highest seed")
@@ -119,31 +126,33 @@ def _looks(names: pd.Series) -> dict[str, Look]:
 
 
 def _points_panel(task: str, section: pd.DataFrame, looks: dict[str, Look]) -> Panel:
-    settings = list(dict.fromkeys(section["setting"]))
+    """A line a method, under the name of its setting."""
     metric = section["metric"].iloc[0]
-    rows = sum(1 for _ in section.index)
+    lines: list[tuple[str, Any]] = []
+    for setting, part in section.groupby("setting", sort=False):
+        lines += [(str(setting), None)] if setting else []
+        lines += [("\n".join(textwrap.wrap(row.method, 26, subsequent_indent="  ")), row) for row in rows_of(part)]
+    heights = [max(1.0, 0.75 * (text.count("\n") + 1)) for text, _ in lines]
+    places = [sum(heights[:i]) + heights[i] / 2 for i in range(len(lines))]
 
     def draw(axes: Axes) -> None:
-        ticks, place = {}, 0.0
-        for setting in settings:
-            part = section[section["setting"] == setting]
-            first = place
-            for row in part.itertuples():
-                look, width = looks[row.method], row.half_width
-                axes.errorbar(row.mean, place, xerr=None if math.isnan(width) else width, fmt=look.marker, ms=8,
-                              color=look.colour, capsize=4, clip_on=False)  # fmt: skip
-                place += 1
-            ticks[(first + place - 1) / 2] = setting or "all"
-            place += 0.8
-        axes.set_yticks(list(ticks), list(ticks.values()))
-        axes.set_ylim(place - 0.6, -0.7)
+        for place, (text, row) in zip(places, lines, strict=True):
+            if row is None:
+                axes.text(0.006, place, text, transform=axes.get_yaxis_transform(), fontweight="bold", fontsize=10.5,
+                          va="center")  # fmt: skip
+                continue
+            look, width = looks[row.method], None if math.isnan(row.half_width) else row.half_width
+            axes.errorbar(row.mean, place, xerr=width, fmt=look.marker, ms=8, color=look.colour, capsize=4,
+                          clip_on=False)  # fmt: skip
+        axes.set_yticks(places, [text if row is not None else "" for text, row in lines])
+        axes.set_ylim(sum(heights) + 0.1, -0.1)
+        axes.tick_params(axis="y", length=0)
         axes.grid(False, axis="y")
-        axes.set_xlabel(LABELS.get(metric, metric) + _better(metric))
-        _limits(axes, metric, section["mean"] + section["half_width"].fillna(0))
-        if settings == [""]:
-            axes.set_yticks([])
+        axes.set_xlabel(LABELS.get(metric, metric))
+        ends = (section["mean"] + section["half_width"].fillna(0)).max()
+        axes.set_xlim(0, 1.08 * ends if metric == "mse" else 100)
 
-    return Panel(task, draw, max(0.6, (rows + 0.8 * len(settings)) / 10))
+    return Panel(task, draw, max(0.6, (sum(heights) + 2) / 13), named=True)
 
 
 def _lines_panel(
@@ -171,15 +180,14 @@ def _lines_panel(
                 axes.fill_between(x, low, y + w, color=look.colour, alpha=0.15, lw=0)
         axes.set_xticks(ticks)
         axes.set_xlabel(AXES[kind])
-        axes.set_ylabel(LABELS.get(metric, metric) + _better(metric))
+        axes.set_ylabel(LABELS.get(metric, metric))
         if metric == "mse":
             axes.set_yscale("log")
             _plain_log_ticks(axes)
         else:
             axes.set_ylim(0, 100)
         if top is not None:
-            axes.plot([0.7, 1.45], [top, top], color="black", lw=2, solid_capstyle="butt")
-            axes.annotate(f"ceiling by elimination, {top:.1f} %", (1.5, top), va="center", fontsize=9.5)
+            axes.plot([0.65, 1.35], [top, top], color="black", lw=3, solid_capstyle="butt", gid=CEILING)
 
     return Panel(name, draw)
 
@@ -194,7 +202,7 @@ def _curves(axes: Axes, section: pd.DataFrame, looks: dict[str, Look]) -> None:
         axes.plot(steps.index, steps["mean"], color=look.colour, marker=look.marker, ms=4, ls=look.dash)
         axes.fill_between(steps.index, steps["min"], steps["max"], color=look.colour, alpha=0.15, lw=0)
     axes.set_xlabel("training steps")
-    axes.set_ylabel(f"validation {LABELS.get(metric, metric)}{_better(metric)}")
+    axes.set_ylabel(f"validation {LABELS.get(metric, metric)}")
     if metric == "mse":
         axes.set_yscale("log")
         _plain_log_ticks(axes)
@@ -209,15 +217,6 @@ def _plain_log_ticks(axes: Axes) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _limits(axes: Axes, metric: str, ends: pd.Series) -> None:
-    """Percentages keep to 0..100, however wide an interval; errors start at 0."""
-    axes.set_xlim(0, float(ends.max()) * 1.08 if metric == "mse" else 100)
-
-
-def _better(metric: str) -> str:
-    return " (lower is better)" if metric in ("mse", "error") else ""
 
 
 def _index(at: str) -> int:
@@ -255,8 +254,13 @@ def _figure(panels: Sequence[Panel], looks: dict[str, Look], title: str, note: s
         panel.draw(axes)
         axes.set_title(panel.title)
     handles = [
-        Line2D([], [], color=look.colour, marker=look.marker, ls=look.dash, label=name) for name, look in looks.items()
+        Line2D([], [], color=look.colour, marker=look.marker, ls=look.dash, label=name)
+        for name, look in looks.items()
+        if not all(panel.named for panel in panels)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles) or 1, 2 + 2 * columns),
+    if any(line.get_gid() == CEILING for axes in figure.axes for line in axes.lines):
+        handles.append(Line2D([], [], color="black", lw=3, label=CEILING))
+    inches = 0.085 * max((len(str(h.get_label())) for h in handles), default=0) + 1
+    figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), int(size[0] / inches))),
                   title=note if panels else "there are no records", handlelength=3.2)  # fmt: skip
     return figure

@@ -88,13 +88,10 @@ def run(request: Request, as_json: bool) -> tuple[int, dict[str, Any]]:
     if store.pending:
         executor.preflight(request.results)
         with live.display(store.pending, err) as display:
-
-            def finished(outcome: Outcome) -> None:
-                if outcome.status != "interrupted":
-                    display.finished(outcome, _ended(request.results, outcome))
-
             context = Context(request.results, device, threads, display.report)
-            outcomes = executor.execute(store.pending, context, request.workers, finished)
+            outcomes = executor.execute(
+                store.pending, context, request.workers, lambda o: display.finished(o, _ended(request.results, o))
+            )
     new = look_up(request.results, [o.cell for o in outcomes if o.status == "done"]).recorded
     failed = [o for o in outcomes if o.status == "failed"]
     interrupted = any(o.status == "interrupted" for o in outcomes)
@@ -109,9 +106,8 @@ def run(request: Request, as_json: bool) -> tuple[int, dict[str, Any]]:
     for o in failed[:NAMED]:
         err.print(f"error: {o.cell.label} failed: {' '.join(o.message.split())}{_log(request, o.cell)}", soft_wrap=True)
     if len(failed) > NAMED:
-        err.print(
-            f"error: {len(failed) - NAMED} more failed; `{_command('status', request.suite, request.results)}` names them"
-        )
+        counts = _command("status", request.suite, request.results)
+        err.print(f"error: {len(failed) - NAMED} more failed; `{counts}` names them", soft_wrap=True)
     status = {o.cell.id: o.status for o in outcomes} | dict.fromkeys(store.recorded, "recorded")
     told = _told(request, status | {r.id: "diverged" for r in new.values() if r.outcome != "ok"},
                  {o.cell.id: o.message for o in failed})  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -67,6 +68,8 @@ class Linear(Learner):
 
     def forward(self, support: Examples, query_x: Tensor) -> Tensor:
         if self.training:
+            if "PLUG_MARK" in os.environ:
+                Path(os.environ["PLUG_MARK"]).touch()
             time.sleep(self.nap)
         return self.net(query_x) * (float("nan") if self.broken else 1.0)
 
