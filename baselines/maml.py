@@ -125,16 +125,25 @@ class _Unpatch(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, windows: Tensor, height: int, width: int) -> Tensor:
-        n, rows, columns, size = windows.shape
-        whole = windows.new_zeros(n, height + 2, width + 2, size // 9)
+        n, _, _, size = windows.shape
+        whole = windows.new_zeros(n, height, width, size // 9)
         for k, part in enumerate(windows.split(size // 9, -1)):
-            i, j = divmod(k, 3)
-            whole[:, i : i + 2 * rows : 2, j : j + 2 * columns : 2] += part
-        return whole[:, 1:-1, 1:-1]
+            (to_y, from_y), (to_x, from_x) = _line(k // 3, height), _line(k % 3, width)
+            whole[:, to_y, to_x] += part[:, from_y, from_x]
+        return whole
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return _Patches.apply(gradient), None, None
+
+
+def _line(offset: int, length: int) -> tuple[slice, slice]:
+    """Places along a side that column `offset` (0, 1 or 2) of the windows shows, and the windows that show them."""
+    windows = (length + 1) // 2
+    if offset == 0:  # column 0 of the first window is padding
+        return slice(1, 2 * windows - 2, 2), slice(1, windows)
+    places = range(offset - 1, length, 2)
+    return slice(offset - 1, length, 2), slice(0, len(places))
 
 
 class MAMLLearner(Learner):

@@ -15,7 +15,7 @@ from numpy.random import Generator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.config import canonical, override
+from bench.config import as_dict, canonical, override
 from bench.errors import BenchError, MissingData, Unsuited
 from bench.registry import method, option, task
 from bench.seeding import generator
@@ -116,7 +116,7 @@ class Task:
     def setting(self) -> dict[str, Any]:
         """The fields that define what is measured, without those that shape training only."""
         training_only = {f.name for f in fields(self) if f.metadata.get("training")}
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in training_only | {"also"}}
+        return {name: value for name, value in as_dict(self).items() if name not in training_only | {"also"}}
 
     def encode(self, y: Tensor) -> Tensor:
         """Labels as a network reads them: [..., y_size] float32. Zeros are the null label."""

@@ -252,6 +252,9 @@ def tables(
     They go to results/tables/ as Markdown and CSV.
     """
     _prepare(plugin, data)
+    from bench.refresh import refresh
+
+    raise typer.Exit(refresh(suite or [], results, check, dirty))
 
 
 @data_app.command("list", epilog=_example("bench data list"))

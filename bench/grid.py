@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from bench import data, registry
 from bench.api import Method, Task, TrainedMethod
+from bench.archives import content_digest
 from bench.config import as_dict, build, convert, digest
 from bench.errors import BenchError, MissingData, Unsuited
 
@@ -67,7 +68,7 @@ class Cell:
                 "name": self.task.name,
                 "version": self.task.version,
                 "fields": as_dict(self.task),
-                "data": data.digest(self.task.dataset) if self.task.dataset else None,
+                "data": official_digest(self.task.dataset) if self.task.dataset else None,
             },
             "seed": self.seed,
             "budget": as_dict(self.budget),
@@ -99,10 +100,12 @@ def plan(
     seeds: str | Iterable[int] | None = None,
     settings: Sequence[str] = (),
     steps: int | None = None,
+    offline: bool = False,
 ) -> Plan:
     """Expand choices into cells. With a suite, methods, tasks and seeds narrow it down; without, they make the grid.
 
     settings: "mann.slots=256", "omniglot.way=20", "budget.validations=5"; the part before the dot may be a pattern.
+    offline: name the cells without looking for their data, to compare them with records.
 
     Raises:
         BenchError: unknown names, malformed settings, or nothing left to run.
@@ -134,6 +137,8 @@ def plan(
                 each.check()
         block_seeds = parse_seeds(seeds if seeds is not None else block.get("seeds", "0"))
         try:
+            for name in sorted({t.dataset for t in all_tasks if t.dataset and not offline}):
+                data.digest(name)
             for seed in block_seeds:
                 for t in all_tasks:
                     for m in all_methods:
@@ -154,6 +159,20 @@ def plan(
     if not cells:
         raise Unsuited("; ".join(notes)) if notes else BenchError("nothing to run: no cell matches these choices")
     return Plan(list(cells.values()), notes)
+
+
+def official_digest(dataset: str) -> str:
+    """The digest that a data set must have; `data.digest` makes sure that it has it. Reads nothing.
+
+    Raises:
+        BenchError: no such data set.
+    """
+    known = {"omniglot": {"omniglot": data.OMNIGLOT.digest}}
+    known["lake"] = known["omniglot"] | {"runs": data.RUNS_DIGEST}
+    if dataset not in known:
+        raise BenchError(registry.unknown("data set", dataset, known, "bench data list"))
+    parts = known[dataset]
+    return parts["omniglot"] if len(parts) == 1 else content_digest({k: v.encode() for k, v in parts.items()})
 
 
 def suites() -> list[str]:

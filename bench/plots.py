@@ -35,6 +35,7 @@ STYLE: dict[Any, Any] = {
     "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "axes.axisbelow": True, "grid.color": "0.9", "lines.linewidth": 2, "lines.markersize": 6.5,
     "legend.frameon": False, "svg.hashsalt": "mannbench", "svg.fonttype": "none", "figure.facecolor": "white",
+    "text.parse_math": False,
 }  # fmt: skip
 LABELS = {"accuracy": "accuracy, %", "error": "error, % (less is better)", "mse": "MSE (less is better)"}
 AXES = {
@@ -243,7 +244,7 @@ def _figure(panels: Sequence[Panel], looks: dict[str, Look], title: str, note: s
 
     columns = 1 if len(panels) < 2 else 2 if len(panels) < 5 else 3
     rows = max(1, math.ceil(len(panels) / columns))
-    heights = [max((p.height for p in panels[r * columns : (r + 1) * columns]), default=1.0) for r in range(rows)]
+    heights = [max((p.height for p in panels[r * columns : (r + 1) * columns]), default=0.1) for r in range(rows)]
     size = (PANEL[0] * columns, PANEL[1] * sum(heights) + 1.4)
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
@@ -261,6 +262,11 @@ def _figure(panels: Sequence[Panel], looks: dict[str, Look], title: str, note: s
     if any(line.get_gid() == CEILING for axes in figure.axes for line in axes.lines):
         handles.append(Line2D([], [], color="black", lw=3, label=CEILING))
     inches = 0.085 * max((len(str(h.get_label())) for h in handles), default=0) + 1
-    figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), int(size[0] / inches))),
-                  title=note if panels else "there are no records", handlelength=3.2)  # fmt: skip
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=max(1, min(len(handles), int(size[0] / inches))),
+        title=textwrap.fill(note if panels else f"nothing to show; {note}", int(11 * size[0])),
+        handlelength=3.2,
+    )
     return figure

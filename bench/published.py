@@ -51,6 +51,7 @@ TRAINING = {
     "augmentation": "augmentation",
     "inner_lr": "inner learning rate",
     "inner_steps": "inner training steps",
+    "test_steps": "inner test steps",
     "optimizer": "optimiser",
     "lr": "learning rate",
     "batch": "batch",
@@ -75,7 +76,7 @@ FIELDS = {
     "metric_fn": ("method.metric",),
     "polarity": ("method.polarity",),
     "backbone": ("method.backbone", "method.encoder"),
-    "batchnorm": ("method.batchnorm", "method.batch_norm", "method.bn"),
+    "batchnorm": ("method.batch_norm",),
     "order": ("method.order",),
     "write_value": ("method.write_value",),
     "slots": ("method.slots",),
@@ -83,7 +84,8 @@ FIELDS = {
     "heads": ("method.heads",),
     "usage_decay": ("method.decay",),
     "inner_lr": ("method.inner_lr",),
-    "inner_steps": ("method.inner_steps",),
+    "inner_steps": ("method.train_steps",),
+    "test_steps": ("method.eval_steps",),
     "optimizer": ("method.optimizer",),
     "lr": ("method.lr",),
     "batch": ("method.batch",),
@@ -118,6 +120,11 @@ class Published:
     note: str
     protocol: dict[str, str]
     """What the paper says of its protocol, by column."""
+
+    @property
+    def by_others(self) -> bool:
+        """A reproduction, not the authors' own figure."""
+        return self.variant.startswith(("reproduction", "reimplementation", "as run by"))
 
     @property
     def citation(self) -> str:
@@ -204,11 +211,12 @@ def lookup(method: str | None, task: str, **setting: Any) -> list[Published]:
 
 
 def closest(spec: Mapping[str, Any], found: list[Published], setting: Mapping[str, Any]) -> list[Published]:
-    """The rows in order of likeness: same form of the method, then the paper's main form, then nearest protocol."""
+    """The rows in order of likeness: same form of the method, by its authors, in its main form, nearest protocol."""
     ours = facts(spec, setting)
 
-    def rank(row: Published) -> tuple[int, bool, int]:
-        return len(_reasons(ours, row, FORM)), bool(row.variant), len(_reasons(ours, row, COMPARED))
+    def rank(row: Published) -> tuple[int, bool, bool, int]:
+        differences = [len(_reasons(ours, row, columns)) for columns in (FORM, COMPARED)]
+        return differences[0], row.by_others, bool(row.variant), differences[1]
 
     return sorted(found, key=rank)
 
@@ -240,10 +248,8 @@ def facts(spec: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, str]
         known["augmentation"] = " and ".join(k for k in ("rotation", "shift") if trained.get(k)) or "none"
     if "balanced" in trained:
         known["balanced"] = "yes" if parts["task"]["balanced"] else "no"
-    if "transductive" in parts["method"]:
-        known["batchnorm"] = "transductive" if parts["method"]["transductive"] else "inductive"
-    if "first_order" in parts["method"]:
-        known["order"] = "first" if parts["method"]["first_order"] else "second"
+    if method == "maml":
+        known |= _maml(known, task)
     characters = CHARACTERS.get(str(trained.get("train_split", trained.get("split"))))
     if characters:
         known["train_characters"] = characters
@@ -254,6 +260,18 @@ def facts(spec: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, str]
     if not spec["budget"]["steps"]:
         known = {name: text for name, text in known.items() if name not in TRAINING and not name.startswith("train_")}
     return known
+
+
+def _maml(known: Mapping[str, str], task: str) -> dict[str, str]:
+    """What its 0 and auto mean on a task."""
+    sinusoid = task == "sinusoid"
+    auto = {
+        "inner_lr": dict.fromkeys(("0", "0.0"), "0.01" if sinusoid else "0.4"),
+        "test_steps": {"0": "10" if sinusoid else "3"},
+        "backbone": {"auto": "mlp-40-40" if sinusoid else "conv4", "sinusoid": "mlp-40-40"},
+        "batchnorm": {text: "none" if sinusoid else text for text in ("support", "transductive")},
+    }
+    return {name: meant.get(known[name], known[name]) for name, meant in auto.items() if name in known}
 
 
 def _reasons(ours: Mapping[str, str], row: Published, columns: Mapping[str, str]) -> list[str]:

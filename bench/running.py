@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench import executor, grid, live, records, views
-from bench.errors import BenchError
+from bench.errors import BenchError, MissingData
 from bench.executor import Outcome
 from bench.grid import Cell
 from bench.library import threads_for
@@ -145,7 +145,7 @@ def status(suite: str | None, results: Path, as_json: bool) -> dict[str, Any]:
             if path.name not in known and not path.name.startswith(".") and why:
                 failures[path.name] = _blame(why)
     else:
-        plan = grid.plan(suite)
+        plan = _plan(suite)
         store = look_up(results, plan.cells)
         problems = store.problems
         for note in plan.notes:
@@ -174,6 +174,14 @@ def status(suite: str | None, results: Path, as_json: bool) -> dict[str, Any]:
     if suite and total["pending"] + total["failed"]:
         out.print(f"next: {_command('run', suite, results)}", soft_wrap=True)
     return {"rows": rows, "total": total, "failures": failures, "problems": problems}
+
+
+def _plan(suite: str) -> grid.Plan:
+    """A suite's cells; those whose data is missing here can be counted all the same."""
+    try:
+        return grid.plan(suite)
+    except MissingData as missing:
+        return replace(grid.plan(suite, offline=True), notes=[str(missing)])
 
 
 def _say_notes(request: Request, store: Store) -> None:

@@ -74,6 +74,8 @@ TYPED = {
     "option": (("run", "--stepz", "3"), ["--stepz"]),
     "id": (("show", "0123", "--results", "out"), ["no record in out", "'0123'"]),
     "no id": (("show", "", "--results", "out"), ["no record"]),
+    "tables of nothing": (("tables", "smoke", "--results", "out"), ["out has no record", "bench run smoke"]),
+    "tables of no suite": (("tables", "smok"), ["did you mean smoke"]),
     "data set": (("data", "check", "omnigloss"), ["omnigloss"]),
 }  # fmt: skip
 

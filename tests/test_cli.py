@@ -201,6 +201,55 @@ def test_picture_is_a_help_never_a_reason_to_fail(
     assert "no picture" in failed.err
 
 
+def suite_file(folder: Path) -> str:
+    (folder / "mine.toml").write_text(
+        "title = 'Mine'\n[[grid]]\nmethods = ['plug-net']\ntasks = ['plug-points']\nseeds = '0-2'\n"
+        "budget = { steps = 3, validations = 0, test_episodes = 20 }\n"
+        "[[grid]]\nmethods = ['plug-net']\ntasks = ['plug-data']\noptional = true\n"
+    )
+    return "mine.toml"
+
+
+def test_tables_are_written_checked_and_named_when_stale(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    mine, out = suite_file(tmp_path), ("--results", "out", "--dirty")
+    ran = bench(capsys, "run", mine, "--results", "out", "--seeds", "0-1", "--no-picture")
+    assert "left out plug-data" in ran.err
+    assert "next: bench tables mine.toml --results out" in ran.out
+    stale = bench(capsys, "tables", mine, *out, "--check")
+    assert stale.code == 1
+    assert "stale: out/tables/mine.csv" in stale.out
+    assert not (tmp_path / "out" / "tables").exists()
+    assert bench(capsys, "tables", mine, *out).code == 0
+    written = {p.name: p.read_bytes() for p in (tmp_path / "out" / "tables").iterdir()}
+    assert set(written) == {"mine.md", "mine.csv"}
+    assert b"Mine" in written["mine.md"]
+    assert b"plug-data" not in written["mine.md"]  # no record and no data: it was left out, not missed
+    assert bench(capsys, "tables", mine, *out, "--check").code == 0
+    (tmp_path / "out" / "tables" / "mine.md").write_text("by hand")
+    assert bench(capsys, "tables", mine, *out, "--check").out.splitlines() == ["stale: out/tables/mine.md"]
+    assert bench(capsys, "tables", mine, *out).code == 0
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out" / "tables").iterdir()} == written
+
+
+def test_tables_without_a_suite_take_all_records(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert bench(capsys, "tables", "--results", "out", "--check").code == 0
+    bench(capsys, *NET)
+    assert bench(capsys, "tables", "--results", "out", "--dirty").code == 0
+    assert "plug-net" in (tmp_path / "out" / "tables" / "other.md").read_text()
+    (tmp_path / "out" / "tables" / "gone.md").write_text("of a suite that is no more")
+    said = bench(capsys, "tables", "--results", "out", "--dirty", "--check")
+    assert said.code == 1
+    assert "gone.md has no records any more" in said.out
+
+
+def test_what_is_done_can_be_counted_without_the_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "far.toml").write_text("[[grid]]\nmethods = ['plug-net']\ntasks = ['plug-data']\nseeds = '0-4'\n")
+    said = bench(capsys, "status", "far.toml", "--results", "out")
+    assert said.code == 0
+    assert "5 pending" in said.out
+    assert "bench data get omniglot" in said.out
+
+
 def test_data_list_shows_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     listing = bench(capsys, "data", "list", "--json").json
     assert {"name", "found", "digest", "licence", "source"} == set(listing[0])

@@ -1,0 +1,189 @@
+"""Published figures: the file is well formed, known anchors are in it, and protocols are compared from facts."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import spec
+
+from bench import data, published
+from bench.errors import BenchError
+from bench.published import lookup, protocol_match, rows
+
+ANCHORS = [
+    ("maml", "sinusoid", {"shot": 5, "adapt_steps": 1}, "Finn et al. 2017", 0.67),
+    ("maml", "sinusoid", {"shot": 5, "adapt_steps": 5}, "Finn et al. 2017", 0.38),
+    ("maml", "sinusoid", {"shot": 5, "adapt_steps": 10}, "Finn et al. 2017", 0.35),
+    ("mann", "omniglot-online", {"way": 5, "instance": 2, "labels": "onehot"}, "Santoro et al. 2016", 82.8),
+    ("mann", "omniglot-online", {"way": 15, "instance": 2, "labels": "string"}, "Santoro et al. 2016", 62.6),
+    ("ntm", "omniglot-online", {"way": 15, "instance": 2, "labels": "string"}, "Santoro et al. 2016", 35.4),
+    ("lstm", "omniglot-online", {"way": 5, "instance": 10, "labels": "onehot"}, "Santoro et al. 2016", 62.5),
+    ("hausdorff", "lake", {}, "Lake et al. 2015", 38.8),
+    ("protonet", "omniglot", {"way": 5, "shot": 1}, "Snell et al. 2017", 98.8),
+    ("protonet", "omniglot", {"way": 20, "shot": 1}, "Snell et al. 2017", 96.0),
+    ("pixel-knn", "omniglot", {"way": 20, "shot": 5}, "Vinyals et al. 2016", 42.6),
+    ("maml", "miniimagenet", {"way": 5, "shot": 1}, "Finn et al. 2017", 48.7),
+]
+
+
+def snell() -> published.Published:
+    return next(r for r in lookup("protonet", "omniglot", way=5, shot=1) if r.source == "Snell et al. 2017")
+
+
+def ours(**task_fields: Any) -> dict[str, Any]:
+    return spec("protonet", "omniglot", fields={"batch": 1}, task_fields=task_fields)
+
+
+@pytest.mark.parametrize(("method", "task", "setting", "source", "value"), ANCHORS)
+def test_anchor_figures(method: str, task: str, setting: dict[str, Any], source: str, value: float) -> None:
+    found = [r for r in lookup(method, task, **setting) if r.source == source]
+    assert value in [r.value for r in found]
+    assert not any(r.by_others for r in found)
+
+
+def test_the_file_is_well_formed() -> None:
+    texts = {"accuracy": (0, 100), "error": (0, 100), "mse": (0, 20)}
+    for row in rows():
+        low, high = texts[row.metric]
+        assert low <= row.value <= high
+        assert row.ci95 is None or 0 < row.ci95 < 5
+        assert all((row.source, row.where, row.method, row.task))
+        assert row.confidence in ("verified", "from memory")
+        assert "code" in row.source or (row.title and row.year and 2013 < row.year < 2027)
+        assert row.method == row.method.lower()
+        assert set(row.protocol) <= {*published.COMPARED, "test_episodes"}
+        assert (row.task == "omniglot-online") == ("instance" in row.key) == ("labels" in row.key)
+        assert (row.task == "sinusoid") == ("adapt_steps" in row.key)
+
+
+def test_figures_are_unique() -> None:
+    keys = Counter(
+        (r.method, r.variant, r.task, *r.key.items(), r.source, r.protocol.get("train_shot")) for r in rows()
+    )
+    assert [key for key, count in keys.items() if count > 1] == []
+
+
+def test_columns_are_all_used() -> None:
+    with published.PLACES[0].open(encoding="utf-8") as file:
+        columns = set(next(csv.reader(file)))
+    assert columns == {*published.DETAILS, *published.COMPARED, "test_episodes"}
+
+
+def test_the_plain_network_is_not_mann_ff() -> None:
+    plain = lookup(None, "omniglot-online", way=5, labels="onehot", instance=2)
+    values = {r.method: r.value for r in plain if r.source == "Santoro et al. 2016"}
+    assert values["feedforward"] == 19.6
+    assert "mann-ff" not in values
+    assert [r.value for r in lookup("mann-ff", "omniglot-online", way=5, labels="string", instance=2)] == [8.0]
+
+
+def test_lookup_ignores_what_is_no_key() -> None:
+    assert lookup("protonet", "omniglot", way=5, shot=1, query=3, size=28) == lookup(
+        "protonet", "omniglot", way=5, shot=1
+    )
+    assert lookup("protonet", "omniglot", way=7, shot=1) == []
+    assert lookup("no-such", "omniglot") == []
+
+
+def test_character_counts_are_those_of_the_splits() -> None:
+    lists = {"vinyals": "omniglot-vinyals", "random1200": "omniglot-random1200"}
+    for name, folder in lists.items():
+        assert published.CHARACTERS[name] == str(len(data.split(folder, "train")))
+    assert published.CHARACTERS["background"] == str(len(data.split("lake", "background")))
+
+
+def test_reasons_name_both_sides() -> None:
+    same, text = protocol_match(ours(), snell())
+    assert not same
+    assert text.startswith("no, because ")
+    assert "training way 5 (paper 60)" in text
+    assert "training characters 1,028 (paper 1,200)" in text
+    assert "batch" not in text
+
+
+def test_a_fact_that_agrees_is_no_reason() -> None:
+    before = protocol_match(ours(), snell()).reasons
+    after = protocol_match(ours(train_way=60), snell()).reasons
+    assert set(before) - set(after) == {"training way 5 (paper 60)"}
+    assert set(after) <= set(before)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"split": "random1200"}, "split random1200 (paper vinyals)"),
+        ({"size": 32}, "image side 32 (paper 28)"),
+        ({"train_shot": 3}, "training shot 3 (paper 1)"),
+    ],
+)
+def test_each_difference_is_found(fields: dict[str, Any], reason: str) -> None:
+    assert reason not in protocol_match(ours(), snell()).reasons
+    assert reason in protocol_match(ours(**fields), snell()).reasons
+
+
+def test_what_is_tested_differs_from_what_was_trained_on() -> None:
+    finn = next(r for r in lookup("maml", "sinusoid", shot=5, adapt_steps=1) if r.source == "Finn et al. 2017")
+    recipe = {"batch": 25, "order": "second", "inner_lr": 0.0, "train_steps": 1, "eval_steps": 0, "backbone": "auto",
+              "batch_norm": "support"}  # fmt: skip
+    cell = spec("maml", "sinusoid", fields=recipe, task_fields={"shot": 10}, budget={"steps": 70000})
+    match = protocol_match(cell, finn, {"shot": 5})
+    assert match.reasons == ()
+    assert (
+        "training shot 5 (paper 10)"
+        in protocol_match(cell | {"task": spec("", "sinusoid", task_fields={"shot": 5})["task"]}, finn).reasons
+    )
+    short = protocol_match(cell | {"budget": cell["budget"] | {"steps": 100}}, finn)
+    assert short.reasons == ("training steps 100 (paper 70,000)",)
+
+
+def test_batch_statistics_are_a_difference() -> None:
+    finn = next(
+        r for r in lookup("maml", "omniglot", way=5, shot=1) if r.source == "Finn et al. 2017" and not r.variant
+    )
+    found = {}
+    for mode in ("support", "transductive"):
+        found[mode] = protocol_match(spec("maml", "omniglot", fields={"batch_norm": mode}), finn).reasons
+    assert "BatchNorm support (paper transductive)" in found["support"]
+    assert not any("BatchNorm" in reason for reason in found["transductive"])
+
+
+def test_methods_that_do_not_train_are_not_compared_in_training() -> None:
+    row = lookup("pixel-knn", "omniglot", way=5, shot=1)[0]
+    cell = spec("pixel-knn", "omniglot")
+    cell["method"]["fields"] = {"metric": "cosine", "polarity": "paper"}
+    match = protocol_match(cell, row)
+    assert match.same
+    assert match.unstated == ("polarity",)
+    assert match.verdict == "as far as stated"
+    assert "polarity" in match.text
+    cell["method"]["fields"]["metric"] = "euclid"
+    assert protocol_match(cell, row).reasons == ("distance euclid (paper cosine)",)
+
+
+def test_closest_prefers_the_form_that_was_run() -> None:
+    found = lookup("maml", "omniglot", way=5, shot=1)
+    for backbone, variant in (("conv4", ""), ("mlp", "no convolutions")):
+        cell = spec("maml", "omniglot", fields={"backbone": backbone, "order": "second"})
+        first = published.closest(cell, found, {})[0]
+        assert (first.source, first.variant) == ("Finn et al. 2017", variant)
+
+
+def test_unrecorded_fields_are_not_compared() -> None:
+    assert protocol_match(spec("reptile", "omniglot", fields={"lr": 1}), snell()).reasons
+
+
+def test_a_missing_or_broken_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(published, "PLACES", (tmp_path / "published.csv",))
+    published.rows.cache_clear()
+    try:
+        with pytest.raises(BenchError, match=r"there is no published\.csv"):
+            rows()
+        (tmp_path / "published.csv").write_text("method,value\nmann,high\n")
+        with pytest.raises(BenchError, match="line 2"):
+            rows()
+    finally:
+        published.rows.cache_clear()

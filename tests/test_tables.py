@@ -1,0 +1,334 @@
+"""Frames, summaries and tables from made-up records."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from synthetic import by_instance, by_step, evaluation, record, scored, showcase, spec
+
+from bench import tables
+from bench.markdown import ceiling, guessing, number
+from bench.records import Record
+from bench.tables import episode_half_width, frame, render, summary, t_half_width
+
+
+def protonets(means: list[float], **more: Any) -> list[dict[str, Any]]:
+    return [scored(spec("protonet", "omniglot", seed, fields={}), mean, **more) for seed, mean in enumerate(means)]
+
+
+def overall(records: list[dict[str, Any]]) -> pd.DataFrame:
+    table = summary(frame(records))
+    return table[table["at"] == ""].set_index("method")
+
+
+# ------------------------------------------------------------------------------------------------------------ intervals
+
+
+def test_t_interval_is_scipys() -> None:
+    values = [97.1, 98.4, 96.5, 97.7, 99.0]
+    low, high = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
+    assert t_half_width(values) == pytest.approx((high - low) / 2, rel=1e-12)
+    assert t_half_width([1.0, 3.0]) == pytest.approx(12.7062, rel=1e-5)
+
+
+@pytest.mark.parametrize("values", [[], [5.0]])
+def test_fewer_than_two_values_have_no_interval(values: list[float]) -> None:
+    assert math.isnan(t_half_width(values))
+    assert math.isnan(episode_half_width(values))
+
+
+def test_episode_interval_is_what_papers_print() -> None:
+    scores = [0.0, 1.0, 1.0, 0.0]
+    assert episode_half_width(scores) == pytest.approx(1.96 * math.sqrt(1 / 3) / 2)
+
+
+def test_summary_is_over_seeds_and_episode_interval_a_mean_of_single_seeds() -> None:
+    records = protonets([0.9, 0.94, 0.95])
+    row = overall(records).loc["protonet"]
+    widths = [episode_half_width(r["result"]["evaluations"][""]["per_episode"]) for r in records]
+    assert row["mean"] == pytest.approx(93)
+    assert row["half_width"] == pytest.approx(t_half_width([90, 94, 95]))
+    assert row["episode_half_width"] == pytest.approx(100 * np.mean(widths))
+    assert (row["n_seeds"], row["seeds"]) == (3, "0 1 2")
+
+
+# --------------------------------------------------------------------------------------------------------------- frames
+
+
+def test_frame_has_a_row_a_setting() -> None:
+    cell = spec("protonet", "omniglot", fields={}, task_fields={"also": ["way=20"]})
+    other = spec("protonet", "omniglot", fields={}, task_fields={"way": 20})
+    made = frame([record(cell, evaluation(cell, [0.9, 1.0]), evaluation(other, [0.5, 0.6, 0.7]))])
+    assert list(made["setting"]) == ["5-way 1-shot", "20-way 1-shot"]
+    assert list(made["evaluation"]) == ["", "way=20"]
+    assert list(made["n_episodes"]) == [2, 3]
+    assert list(made["mean"]) == pytest.approx([0.95, 0.6])
+    assert made["path"][0] == f"runs/omniglot/protonet/s0-{made['id'][0]}.json"
+
+
+def test_frame_takes_records_and_dicts() -> None:
+    plain = showcase()
+    assert frame([Record(**r) for r in plain]).equals(frame(plain))
+
+
+def test_what_was_trained_elsewhere_is_another_method() -> None:
+    five = spec("protonet", "omniglot", fields={}, task_fields={"also": ["way=20"]})
+    twenty = spec("protonet", "omniglot", fields={}, task_fields={"way": 20})
+    made = frame([record(five, evaluation(five, [0.9]), evaluation(twenty, [0.5])), scored(twenty, 0.6)])
+    there = made[made["setting"] == "20-way 1-shot"]
+    assert sorted(there["method"]) == ["protonet", "protonet (trained way=5)"]
+
+
+def test_differing_fields_name_methods() -> None:
+    cells = [spec("mann", "omniglot", fields={"slots": slots, "width": 40}) for slots in (128, 256)]
+    cells.append(spec("mann", "omniglot", 1, fields={"slots": 128, "width": 40}))
+    made = frame([scored(cell, 0.5) for cell in cells])
+    assert list(made["method"]) == ["mann (slots=128)", "mann (slots=128)", "mann (slots=256)"]
+
+
+def test_budgets_are_not_averaged() -> None:
+    cells = [spec("mann", "omniglot", steps, fields={}, budget={"steps": steps}) for steps in (100, 200)]
+    assert len(overall([scored(cell, 0.5) for cell in cells])) == 2
+
+
+def test_late_fields_name_methods_only_where_they_are() -> None:
+    cells = [spec("mann", "omniglot", fields={}), spec("mann", "omniglot", fields={"norm": "layer"})]
+    assert set(frame([scored(c, 0.5) for c in cells])["method"]) == {"mann", "mann (norm=layer)"}
+
+
+def test_fields_of_the_task_name_settings() -> None:
+    cells = [spec("mann", "omniglot", fields={}, task_fields={"split": split}) for split in ("vinyals", "random1200")]
+    made = frame([scored(c, 0.5) for c in cells])
+    assert set(made["setting"]) == {"5-way 1-shot, split=vinyals", "5-way 1-shot, split=random1200"}
+    assert set(made["method"]) == {"mann"}
+
+
+def test_settings_sort_as_numbers() -> None:
+    cells = [spec("mann", "omniglot", fields={}, task_fields={"way": way}) for way in (20, 5, 100)]
+    made = frame([scored(c, 0.5) for c in cells])
+    assert list(made["setting"]) == ["5-way 1-shot", "20-way 1-shot", "100-way 1-shot"]
+
+
+def test_no_records_make_an_empty_frame_with_all_columns() -> None:
+    made = frame([])
+    assert len(made) == 0
+    assert set(made.columns) == set(frame(showcase()).columns)
+    assert "There are no records." in render([], "empty")["empty.md"]
+
+
+# ---------------------------------------------------------------------------------- what is missing, diverged, left out
+
+
+def test_diverged_records_count_and_do_not_average() -> None:
+    records = [*protonets([0.9, 0.94]), record(spec("protonet", "omniglot", 2, fields={}))]
+    row = overall(records).loc["protonet"]
+    assert row["mean"] == pytest.approx(92)
+    assert (row["n_seeds"], row["diverged"]) == (2, "2")
+    text = render(records, "t")["t.md"]
+    assert "2 cells recorded, 0 missing, 1 diverged." in text
+    assert "Diverged: protonet seed 2." in text
+
+
+def test_only_diverged_records_still_make_a_table() -> None:
+    text = render([record(spec("protonet", "omniglot", fields={}))], "t")["t.md"]
+    assert "| 5-way 1-shot | protonet |" in " ".join(text.split())
+    assert "0 cells recorded, 0 missing, 1 diverged." in text
+
+
+def test_a_diverged_record_joins_its_settings() -> None:
+    fields = {"also": ["way=20"]}
+    ok, bad = (spec("protonet", "omniglot", seed, fields={}, task_fields=fields) for seed in (0, 1))
+    twenty = spec("protonet", "omniglot", fields={}, task_fields={"way": 20})
+    table = overall([record(ok, evaluation(ok, [0.9]), evaluation(twenty, [0.5])), record(bad)])
+    assert list(table["setting"]) == ["5-way 1-shot", "20-way 1-shot"]
+    assert list(table["diverged"]) == ["1", "1"]
+
+
+def test_missing_cells_are_counted() -> None:
+    records = protonets([0.9, 0.94])
+    expected = [spec("protonet", "omniglot", seed, fields={}) for seed in range(4)]
+    text = render(records, "t", expected)["t.md"]
+    assert "2 cells recorded, 2 missing, 0 diverged." in text
+    assert "Missing: protonet seed 2, 3." in text
+
+
+def test_records_outside_the_suite_are_left_out() -> None:
+    records = protonets([0.9, 0.5])
+    assert render(records, "t", [records[0]["spec"]]) == render(records[:1], "t", [records[0]["spec"]])
+
+
+def test_unequal_seeds_are_told() -> None:
+    records = [*protonets([0.9, 0.94, 0.92]), scored(spec("chance", "omniglot", 1), 0.2)]
+    text = render(records, "t")["t.md"]
+    assert "Seeds differ (0, 1, 2 in all): chance 1." in text
+    assert "Seeds differ" not in render(protonets([0.9, 0.94]), "t")["t.md"]
+
+
+def test_dirty_records_are_left_out_unless_asked() -> None:
+    records = [*protonets([0.9]), scored(spec("protonet", "omniglot", 1, fields={}), 0.5, dirty=True)]
+    expected = [r["spec"] for r in records]
+    text = render(records, "t", expected)["t.md"]
+    assert "Left out: 1 record made by uncommitted code." in text
+    assert "1 cells recorded, 0 missing" in text
+    assert "90.00" in text
+    assert "70.00" in render(records, "t", expected, dirty=True)["t.md"]
+
+
+@pytest.mark.parametrize("newer", [(2, 1), (1, 2)])
+def test_only_the_newest_version_is_shown(newer: tuple[int, int]) -> None:
+    old, new = (spec("protonet", "omniglot", fields={}, versions=v) for v in ((1, 1), newer))
+    text = render([scored(old, 0.5), scored(new, 0.9)], "t")["t.md"]
+    assert "90.00" in text
+    assert "50.00" not in text
+    assert "(version" not in text
+    assert "Left out: 1 record of older versions" in text
+
+
+# --------------------------------------------------------------------------------------------------- what tables say
+
+
+def test_one_seed_prints_no_interval() -> None:
+    line = next(line for line in render(protonets([0.9]), "t")["t.md"].splitlines() if "protonet" in line)
+    assert "| 90.00 |" in " ".join(line.split())
+
+
+def test_published_figures_stand_beside_ours() -> None:
+    text = render(protonets([0.9, 0.91]), "t")["t.md"]
+    assert "98.8" in text
+    assert "Snell et al. 2017, Table 1 (arXiv:1703.05175)" in text
+    assert "training way 5 (paper 60)" in text
+    row = overall(protonets([0.9, 0.91])).loc["protonet"]
+    assert (row["published"], row["same_protocol"]) == (98.8, "no")
+
+
+def test_online_tables_are_by_instance_with_counts_and_ceiling() -> None:
+    cells = [spec("mann", "omniglot-online", seed, fields={}) for seed in (0, 1)]
+    means = [0.3, 0.8, 0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.98]
+    records = [record(c, evaluation(c, [0.8, 0.9], by_instance=by_instance(means))) for c in cells]
+    table = summary(frame(records)).set_index("at")
+    assert list(table.index) == ["", *(f"instance {k}" for k in (1, 2, 3, 4, 5, 10))]
+    assert table.loc["instance 2", "mean"] == pytest.approx(80)
+    assert table.loc["instance 2", "count"] == 2 * 480
+    assert table.loc["instance 2", "published"] == 82.8
+    text = " ".join(render(records, "t")["t.md"].split())
+    assert "| ceiling by elimination | | 45.67 |" in text
+    assert "| answers behind each, a seed | | 500 | 480 |" in text
+    assert "| guessing, exactly | | 20.00 |" in text
+    assert "published: Santoro et al. 2016, Table 1" in text
+
+
+def test_an_instance_that_never_came_is_no_number() -> None:
+    cell = spec("mann", "omniglot-online", fields={})
+    records = [record(cell, evaluation(cell, [0.8], by_instance=by_instance([0.3, None])))]
+    table = summary(frame(records)).set_index("at")
+    assert math.isnan(table.loc["instance 2", "mean"])
+    assert "nan" not in render(records, "t")["t.md"]
+
+
+@pytest.mark.parametrize(("way", "top"), [(5, 45.67), (10, 29.29), (15, 22.12), (20, 17.99)])
+def test_ceiling_by_elimination(way: int, top: float) -> None:
+    assert ceiling({"way": way}) == pytest.approx(top, abs=0.005)
+    assert guessing({"way": way}) == pytest.approx(100 / way)
+    assert ceiling({"way": way, "labels": "string"}) is None
+    assert guessing({"way": way, "labels": "string"}) == pytest.approx(0.032)
+
+
+def test_sinusoid_is_by_gradient_steps() -> None:
+    cell = spec("maml", "sinusoid", fields={}, task_fields={"shot": 5})
+    steps = by_step({0: [3.0, 4.0], 1: [0.6, 0.8], 5: [0.4, 0.4], 10: [0.3, 0.35]})
+    table = summary(frame([record(cell, evaluation(cell, [0.6, 0.8], by_step=steps))])).set_index("at")
+    assert list(table.index) == ["", "step 0", "step 1", "step 5", "step 10"]
+    assert table.loc["step 1", "mean"] == pytest.approx(0.7)
+    assert list(table["published"].dropna()) == [0.67, 0.38, 0.35]
+    assert math.isnan(table.loc["", "published"])
+
+
+def test_lake_is_an_error_by_run() -> None:
+    cell = spec("hausdorff", "lake")
+    scores = [1 - k / 20 for k in range(20)]
+    records = [record(cell, evaluation(cell, scores))]
+    table = summary(frame(records)).set_index("at")
+    assert table.loc["", "mean"] == pytest.approx(100 * np.mean([k / 20 for k in range(20)]))
+    assert table.loc["run 4", "mean"] == pytest.approx(15)
+    assert table.loc["", "published"] == 38.8
+    assert "Error by run, %:" in render(records, "t")["t.md"]
+
+
+def test_better_methods_come_first() -> None:
+    accuracy = [scored(spec(name, "omniglot", fields={}), mean) for name, mean in (("a", 0.3), ("b", 0.8))]
+    error = [scored(spec(name, "lake", fields={}), mean) for name, mean in (("a", 0.3), ("b", 0.8))]
+    loss = [scored(spec(name, "sinusoid", fields={}), mean) for name, mean in (("a", 3.0), ("b", 0.8))]
+    for records in (accuracy, error, loss):
+        assert list(overall(records).index) == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("value", "metric", "text"),
+    [
+        (38.75, "error", "38.75"),
+        (100.0, "accuracy", "100.00"),
+        (0.67, "mse", "0.670"),
+        (1.128, "mse", "1.13"),
+        (12.34, "mse", "12.3"),
+        (1234.5, "mse", "1234"),
+        (0.0, "mse", "0.00"),
+        (0.00123, "mse", "0.00123"),
+        (math.nan, "mse", "—"),
+    ],
+)
+def test_numbers(value: float, metric: str, text: str) -> None:
+    assert number(value, metric) == text
+
+
+def test_text_of_others_stays_text() -> None:
+    name = "a|b<img src=x>\n$x$"
+    text = render([scored(spec("mann", "omniglot", fields={"note": note}), 0.5) for note in (name, "plain")], "t")[
+        "t.md"
+    ]
+    assert "<img" not in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.replace("\\|", "").count("|") for line in rows}) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+def test_the_same_records_give_the_same_bytes_in_any_order() -> None:
+    records = showcase()
+    expected = [r["spec"] for r in records]
+    assert render(records, "s", expected) == render(records[::-1], "s", expected[::-1])
+
+
+def test_every_figure_is_traced_to_records() -> None:
+    records = showcase()
+    table = pd.read_csv(io.StringIO(render(records, "s")["s.csv"]), dtype={"records": str})
+    assert {id for text in table["records"] for id in text.split()} == {r["id"] for r in records}
+    for row in table[table["at"] == ""].itertuples():
+        assert len(str(row.records).split()) >= row.n_seeds
+
+
+def test_stale_files_are_found_and_written(tmp_path: Path) -> None:
+    rendered = render(protonets([0.9, 0.91]), "s")
+    folder = tmp_path / "tables"
+    assert tables.check(rendered, folder) == ["s.csv", "s.md"]
+    assert tables.write(rendered, folder) == ["s.csv", "s.md"]
+    assert tables.check(rendered, folder) == []
+    newer = render(protonets([0.9, 0.92]), "s")
+    assert tables.check(newer, folder) == ["s.csv", "s.md"]
+    (folder / "s.md").write_text(rendered["s.md"].replace("±", "+-"))
+    assert tables.write(rendered, folder) == ["s.md"]
+
+
+def test_headline_is_one_table() -> None:
+    text = tables.headline(showcase(), methods=["mann", "maml", "hausdorff"])
+    lines = text.splitlines()
+    assert all(line.startswith("|") for line in lines)
+    assert {line.split("|")[3].strip() for line in lines[2:]} == {"mann", "maml", "hausdorff"}
+    assert "5-way, 2nd instance" in text
