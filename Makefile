@@ -1,6 +1,7 @@
 # Two commands: `make run` shows what this project does, `make test` checks it.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
-	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+	$$p -c '$(SUITABLE)' 2>/dev/null && echo $$p && break; done)
+SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 VENV ?= .venv
 BIN := $(VENV)/bin
 RESULTS ?= out
@@ -9,10 +10,12 @@ WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n 
 # Omniglot beside the clone is used where there is some and $$BENCH_DATA does not say otherwise.
 ifndef BENCH_DATA
 ifneq ($(wildcard ../shared/data/omniglot),)
-export BENCH_DATA := $(abspath ../shared/data)
+export BENCH_DATA := $(CURDIR)/../shared/data
 endif
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# The environment is made of this project's pins alone; where packages come from is the user's to say.
+unexport PIP_CONSTRAINT PIP_REQUIREMENT PIP_NO_DEPS PIP_REQUIRE_HASHES PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-long lint format benchmark tables tables-check clean
@@ -21,7 +24,8 @@ help: ## list all targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 run: $(VENV)/.run ## install, run the suite `smoke` into out/, end with a table, a picture and the next command
-	$(BIN)/bench run $(SUITE) --results $(RESULTS) --workers $(WORKERS)
+	@$(BIN)/bench run $(SUITE) --results "$(RESULTS)" --workers $(WORKERS)
+	@echo "(bench is $(BIN)/bench here; put it on your path: source $(BIN)/activate)"
 
 test: $(VENV)/.dev ## install and run every test (about ten minutes on two cores)
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
@@ -51,12 +55,14 @@ clean: ## delete the environment and make run's results
 	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.run: pyproject.toml constraints.txt
-	@[ -n "$(PYTHON)" ] || { echo "error: no Python 3.11, 3.12 or 3.13 found; install one, or name it: make PYTHON=/path/to/python3.12 run"; exit 2; }
-	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
-	touch $@
+	@"$(PYTHON)" -c '$(SUITABLE)' 2>/dev/null || { echo "error: $(or $(PYTHON),no python here) is not Python 3.11," \
+		"3.12 or 3.13; install one, or name it: make run PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
+	@echo "installing pinned dependencies into $(VENV); torch is large, so this can take minutes"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $@
+	@echo "installing what tests and checks need into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@

@@ -239,7 +239,7 @@ def show(
 
 @app.command(epilog=_example("bench tables", "bench tables smoke --results out", "bench tables --check"))
 def tables(
-    suite: Annotated[list[str] | None, typer.Argument(metavar="SUITE...", help="Suites; else all that have records.",
+    suite: Annotated[list[str] | None, typer.Argument(help="Suites; else all that have records.",
                                                       autocompletion=completion.suites)] = None,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 and name what is stale.")] = False,
     dirty: Annotated[bool, typer.Option("--dirty", help="Also records made by uncommitted code.")] = False,

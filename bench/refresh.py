@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import grid, records, tables, views
+from bench import files, grid, readme, records, tables, views
 from bench.config import digest
 from bench.errors import BenchError
 from bench.records import Record
@@ -28,16 +28,20 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
     folder = results / "tables"
     stale = tables.check(rendered, folder)
     orphans = [] if suites else sorted(_files(folder) - rendered.keys())
+    page = None if suites else _page(results, loaded.records)
     if check:
-        for name in stale:
-            out.print(f"stale: {folder / name}", soft_wrap=True)
+        for path in [*(folder / name for name in stale), *([page[0]] if page else [])]:
+            out.print(f"stale: {path}", soft_wrap=True)
         for name in orphans:
             out.print(f"stale: {folder / name} has no records any more; delete it", soft_wrap=True)
-        if not stale and not orphans:
+        if not stale and not orphans and not page:
             out.print(f"{len(rendered)} files in {folder} are what the records say")
-        return 1 if stale or orphans else 0
+        return 1 if stale or orphans or page else 0
     for name in tables.write(rendered, folder):
         out.print(f"wrote {folder / name}", soft_wrap=True)
+    if page:
+        files.replace(page[0], page[1].encode())
+        out.print(f"wrote the table in {page[0]}", soft_wrap=True)
     out.print(f"{len(rendered) - len(stale)} files were up to date")
     return 0
 
@@ -62,6 +66,22 @@ def _rendered(suites: Sequence[str], results: Path, found: Sequence[Record], dir
     if others and not suites:
         rendered |= tables.render(others, OTHER, title="Records outside of any suite", dirty=dirty)
     return rendered
+
+
+def _page(results: Path, found: Sequence[Record]) -> tuple[Path, str] | None:
+    """The README beside the results folder and what it should say; None where it is true or has no table of ours."""
+    path = results.resolve().parent / "README.md"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+    def table(suites: Sequence[str]) -> str:
+        wanted = {cell.id for name in suites for cell in grid.plan(name, offline=True).cells}
+        return tables.headline([r for r in found if r.id in wanted])
+
+    filled = readme.fill(text, table)
+    return None if filled == text else (path, filled)
 
 
 def _files(folder: Path) -> set[str]:

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from bench import registry
 from bench.api import Method, MissingData, Task
 
-SMALL: dict[str, Any] = {"way": 3, "shot": 1, "query": 2, "length": 9, "size": 20}
+SMALL: dict[str, Any] = {"way": 3, "shot": 1, "query": 2, "length": 6, "size": 20}
 """Fields of a task that make it small, where it has them."""
-OTHERWISE: dict[str, Any] = {"labels": "string", "flat": False, "shot": 3, "query": 3}
+OTHERWISE: dict[str, Any] = {"labels": "string", "flat": False, "shot": 2, "query": 1}
 """Besides, each task with a field of these as a task that differs from the small one there."""
 
 

@@ -1,0 +1,78 @@
+"""Training steps of the baselines, each beside the plain way to write it. `make benchmark` runs these."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from baselines.maml import MAML
+from baselines.protonet import ProtoNet
+from bench.api import Task, TrainedMethod, generator
+from bench.tasks.glyphs import Glyphs
+from bench.tasks.sinusoid import Sinusoid
+
+
+def training_step(method: TrainedMethod, task: Task, plain: bool = False) -> Any:
+    torch.manual_seed(0)
+    learner = method.build(task).train()
+    if plain:
+        conv4 = learner.net[-1]
+        conv4.forward = conv4.reference
+    optimiser = method.optimiser(learner)
+    episode = task.sample("train", method.batch, generator("benchmark"))
+
+    def step() -> None:
+        loss = learner.loss(episode, task)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    return step
+
+
+@pytest.mark.benchmark(group="protonet step, 1-shot 5-query, 28 × 28")
+@pytest.mark.parametrize("plain", [False, True], ids=["ours", "plain"])
+@pytest.mark.parametrize("way", [20, 60])
+def test_protonet(benchmark: Any, way: int, plain: bool) -> None:
+    benchmark(training_step(ProtoNet(), Glyphs(way=way, query=5), plain))
+
+
+@pytest.mark.benchmark(group="maml step, sinusoid, 25 tasks, 10 shots")
+@pytest.mark.parametrize("order", ["second", "first"])
+def test_maml_sinusoid(benchmark: Any, order: Any) -> None:
+    benchmark(training_step(MAML(batch=25, order=order), Sinusoid().training()))
+
+
+@pytest.mark.benchmark(group="maml step, 5-way 1-shot 1-query, 32 tasks")
+@pytest.mark.parametrize("batch_norm", ["support", "transductive"])
+def test_maml_conv4(benchmark: Any, batch_norm: Any) -> None:
+    benchmark(training_step(MAML(batch_norm=batch_norm), Glyphs(query=1)))
+
+
+@pytest.mark.benchmark(group="maml step, 5-way 1-shot 1-query, 32 tasks")
+def test_maml_conv4_one_task_at_a_time(benchmark: Any) -> None:
+    """The usual way: a loop over tasks, convolutions with one task's weights, normalised batch by batch."""
+    torch.manual_seed(0)
+    sizes = ((1, 64), (64, 64), (64, 64), (64, 64))
+    weights = [p for i, o in sizes for p in (torch.randn(o, i, 3, 3) / 10, torch.ones(o), torch.zeros(o))]
+    weights = [p.requires_grad_() for p in [*weights, torch.randn(5, 64) / 10, torch.zeros(5)]]
+    support, query = Glyphs(query=1).sample("train", 32, generator("benchmark"))
+
+    def net(weights: Any, x: Any) -> Any:
+        for k in range(0, 12, 3):
+            kernel, scale, shift = weights[k : k + 3]
+            x = F.conv2d(x, kernel, stride=2, padding=1)
+            x = F.batch_norm(x, None, None, scale, shift, training=True).relu()
+        return F.linear(x.mean((2, 3)), *weights[-2:])
+
+    def step() -> None:
+        for task in range(32):
+            inner = F.cross_entropy(net(weights, support.x[task]), support.y[task])
+            gradients = torch.autograd.grad(inner, weights, create_graph=True)
+            adapted = [w - 0.4 * g for w, g in zip(weights, gradients, strict=True)]
+            (F.cross_entropy(net(adapted, query.x[task]), query.y[task]) / 32).backward()
+
+    benchmark(step)
