@@ -85,10 +85,11 @@ def _output_moments(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     padded = F.pad(x, (1, 1, 1, 1)).transpose(0, 1)
     patches = torch.stack([padded[:, :, i : i + height, j : j + width] for i in range(3) for j in range(3)], 1)
     patches = patches.flatten(2).flatten(0, 1)
-    centre = patches.mean(1)
-    covariance = patches @ patches.T / patches.shape[1] - centre.outer(centre)
+    centre = patches.mean(1, keepdim=True)
+    patches -= centre
+    covariance = patches @ patches.T / patches.shape[1]
     rows = weight.flatten(1)
-    return rows @ centre, ((rows @ covariance) * rows).sum(1)
+    return (rows @ centre)[:, 0], ((rows @ covariance) * rows).sum(1)
 
 
 def _follow(norm: Any, mean: Tensor, variance: Tensor, n: int) -> None:

@@ -104,8 +104,22 @@ class Task:
         return self
 
     def evaluations(self) -> Mapping[str, Task]:
-        """Settings in which one trained learner is tested, by name; the first, named "", is the task itself."""
-        return {"": replace(self, also=())} | {text: override(replace(self, also=()), text) for text in self.also}
+        """Settings in which one trained learner is tested, by name; the first, named "", is the task itself.
+
+        Raises:
+            BenchError: a further setting of `also` would change what the learner was trained on.
+        """
+        main = replace(self, also=())
+        settings: dict[str, Task] = {"": main}
+        fixed = [f.name for f in fields(self) if f.metadata.get("data") or f.metadata.get("training")]
+        for text in self.also:
+            settings[text] = override(main, text)
+            for name in fixed:
+                if getattr(settings[text], name) != getattr(main, name):
+                    raise BenchError(
+                        f"also={text} would change {name}, which shapes training; make it a task of its own"
+                    )
+        return settings
 
     def episodes(self, split: Split, count: int, seed: int) -> Iterator[Episode]:
         """Evaluation episodes in chunks: fresh for each seed, the same for every method and training setting."""

@@ -67,9 +67,7 @@ def _complete_id(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
 
 Suite = Annotated[
     str | None,
-    typer.Argument(
-        metavar="SUITE", help="A suite's name, or the path of a .toml file.", autocompletion=completion.suites
-    ),
+    typer.Argument(help="A suite's name, or the path of a .toml file.", autocompletion=completion.suites),
 ]
 Methods = Annotated[
     list[str] | None,
@@ -114,9 +112,7 @@ def _bench(
 def list_(
     what: Annotated[
         str | None,
-        typer.Argument(
-            metavar="WHAT", help="methods, tasks, suites, or the name of one.", autocompletion=completion.entries
-        ),
+        typer.Argument(help="methods, tasks, suites, or the name of one.", autocompletion=completion.entries),
     ] = None,
     as_json: Json = False,
     plugin: Plugins = None,

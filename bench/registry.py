@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -44,8 +45,12 @@ class Registry:
         """Enter a class under a name.
 
         Raises:
-            BenchError: the name is taken by another class.
+            BenchError: the name is taken by another class, or cannot be part of a path and of a command.
         """
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+            raise BenchError(
+                f"'{name}' cannot be the name of a {self.kind}: use lower-case letters, digits, '-', '_' and '.'"
+            )
         old = self.entries.get(name)
         if old is not None and (old.__module__, old.__qualname__) != (cls.__module__, cls.__qualname__):
             raise BenchError(
@@ -63,13 +68,15 @@ _origin = ""
 _loaded = False
 
 
-def option(default: Any, help: str = "", *, late: bool = False, training: bool = False) -> Any:
+def option(default: Any, help: str = "", *, late: bool = False, training: bool = False, data: bool = False) -> Any:
     """A config field with its one line of documentation.
 
     late: added after records existed; left out of the identity while it holds its default, so that old records stay
-    valid. training: a task field that shapes training only; it does not change which test episodes are drawn.
+    valid. training: a task field that shapes training only; it does not change which test episodes are drawn. data: a
+    task field that says which data the splits are made of; a learner trained under one value is never tested under
+    another.
     """
-    return field(default=default, metadata={"help": help, "late": late, "training": training})
+    return field(default=default, metadata={"help": help, "late": late, "training": training, "data": data})
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(option, field))

@@ -168,16 +168,17 @@ def evaluate(
                 raise Interrupted
             episode = drawn.to(context.device)
             prediction = answer(learner, episode, task)
-            scores += task.score(prediction, episode.query.y).tolist()
+            scores += _graded(task, prediction, episode)
             _count_instances(task, prediction, episode, hits, shown)
-            if by_step:
+            if by_step and not task.online:
                 for step, each in learner.by_step(episode.support, episode.query.x).items():
-                    steps.setdefault(str(step), []).extend(task.score(each, episode.query.y).tolist())
+                    steps.setdefault(str(step), []).extend(_graded(task, each, episode))
     instances = {"mean": [_short(h / n) if n else None for h, n in zip(hits.tolist(), shown.tolist(), strict=True)],
                  "n": shown.tolist()}  # fmt: skip
     return _scores(scores) | {
         "by_instance": instances if shown.any() else None,
-        "by_step": {step: _scores(values) for step, values in steps.items()} or None,
+        # Too many steps may diverge where the answer itself does not: such a step has no score.
+        "by_step": {k: _scores(v) for k, v in steps.items() if all(map(math.isfinite, v))} or None,
     }
 
 
@@ -185,6 +186,8 @@ def _train(cell: Cell, method: TrainedMethod, training: Training, validator: Lea
     """Train to the end of the budget. Returns False where the loss became infinite or NaN."""
     budget, task, learner, optimiser = cell.budget, cell.task.training(), training.learner, training.optimiser
     assert optimiser is not None
+    # Groups of parameters with rates of their own keep their ratio to the method's.
+    ratios = [group["lr"] / method.lr if method.lr else 1.0 for group in optimiser.param_groups]
     saved = checkpoints.latest(context.results, cell.id)
     if saved:
         training.restore(saved)
@@ -216,8 +219,8 @@ def _train(cell: Cell, method: TrainedMethod, training: Training, validator: Lea
         loss.backward()
         if method.clip:
             torch.nn.utils.clip_grad_norm_(learner.parameters(), method.clip)
-        for group in optimiser.param_groups:
-            group["lr"] = method.rate(step)
+        for group, ratio in zip(optimiser.param_groups, ratios, strict=True):
+            group["lr"] = ratio * method.rate(step)
         optimiser.step()
         training.step += 1
         training.loss_sum += value
@@ -278,6 +281,7 @@ def _testers(cell: Cell, learner: Learner, device: str) -> dict[str, tuple[Task,
         reason = cell.method.unsuited(task)
         if reason:
             raise Unsuited(f"{cell.method.name} does not run on {cell.task.name} with {name}: {reason}")
+        torch.manual_seed(torch_seed("init", cell.method.name, cell.seed))  # what is drawn and not learned is the same
         tester = cell.method.build(task).to(device)
         try:
             tester.load_state_dict(learner.state_dict())
@@ -289,6 +293,12 @@ def _testers(cell: Cell, learner: Learner, device: str) -> dict[str, tuple[Task,
             ) from None
         testers[name] = (task, tester)
     return testers
+
+
+def _graded(task: Task, prediction: Tensor, episode: Episode) -> list[float]:
+    """Scores of a batch, NaN where a prediction is: argmax would make a class of it."""
+    broken = prediction.isnan().flatten(1).any(1)
+    return task.score(prediction, episode.query.y).double().masked_fill(broken, math.nan).tolist()
 
 
 def _count_instances(task: Task, prediction: Tensor, episode: Episode, hits: Tensor, shown: Tensor) -> None:

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from bench import checkpoints, config
-from bench.api import Episode, Examples, Learner, Method, Split, Task, TrainedMethod, answer, generator
+from bench.api import Episode, Examples, Learner, Method, Split, Task, TrainedMethod, generator
 from bench.grid import Budget, Cell
 from bench.training import Context, Interrupted, run_cell
 
@@ -267,10 +267,10 @@ def config_round_trips(method: Method, task: Task) -> None:
 
 
 def resumes(method: Method, task: Task, stops: Iterable[int] = (2,)) -> None:
-    """Interrupted at any questions of `stopping` (from 1), the result and parameters are those of an uninterrupted run."""
+    """Interrupted at any questions of `stopping` (from 1), a run ends as an uninterrupted one does, to the bit."""
     whole, parts = _uninterrupted(method, task), _run(method, task, stops)
     assert parts[0] == whole[0], "the resumed run has another result"
-    _same_bits(parts[1], whole[1], "final.pt")
+    same_bits(parts[1], whole[1], "final.pt")
 
 
 METHOD_CHECKS: dict[str, Callable[[Method, Task], None]] = {
@@ -577,12 +577,12 @@ def _uninterrupted(method: Method, task: Task) -> tuple[dict[str, Any], dict[str
     return _run(method, task, ())
 
 
-def _same_bits(value: Any, expected: Any, where: str) -> None:
+def same_bits(value: Any, expected: Any, where: str) -> None:
     if isinstance(expected, Tensor):
         assert torch.equal(value, expected), f"{where} differs"
     elif isinstance(expected, dict):
         assert value.keys() == expected.keys(), f"{where} has other entries"
         for key in expected:
-            _same_bits(value[key], expected[key], f"{where}: {key}")
+            same_bits(value[key], expected[key], f"{where}: {key}")
     else:
         assert value == expected, f"{where} differs"

@@ -16,7 +16,7 @@ from bench import cli, registry
 
 TOYS = Path(__file__).parent / "plugin_toys.py"
 QUICK = ("--set", "budget.test_episodes=20", "--set", "budget.val_episodes=10", "--set", "budget.validations=2",
-         "--no-picture")  # fmt: skip
+         "--threads", "1", "--no-picture")  # fmt: skip
 MAIN = "import sys; from bench.cli import main; sys.exit(main())"
 
 

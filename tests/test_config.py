@@ -121,7 +121,7 @@ def test_a_value_of_a_wrong_type_names_the_right_one(key: str, value: object, sa
 def test_an_unknown_field_offers_the_nearest() -> None:
     with pytest.raises(BenchError, match="did you mean count"):
         config.build(Sample, {"cuont": 1})
-    with pytest.raises(BenchError, match="field of toy 'zzz'; there are: .*way"):
+    with pytest.raises(BenchError, match=r"field of toy 'zzz'; there are: .*way"):
         config.build(Toy, {"zzz": 1})
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
-from dataclasses import replace
+import subprocess
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,26 +95,48 @@ def test_the_first_writer_wins(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def _write_many(results: Path, start: Any, writer: int) -> None:
-    start.wait()
-    for seed in range(20):
-        records.write(results, record(mean=writer / 10, seed=seed))
+WRITER = """
+import json, sys
+from pathlib import Path
+from bench import records
+results, mean = Path(sys.argv[1]), float(sys.argv[2])
+made = [records.Record(**json.loads(line)) for line in sys.stdin]
+print("ready", flush=True)
+while not (results / "go").exists():
+    pass
+for each in made:
+    each.result["evaluations"][""] |= {"mean": mean, "per_episode": [mean] * 600}
+    records.write(results, each)
+assert "torch" not in sys.modules, "the store needs no torch"
+"""
 
 
 def test_racing_writers_leave_one_whole_record_each(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    start = spawn.Event()
-    writers = [spawn.Process(target=_write_many, args=(tmp_path, start, writer)) for writer in range(2)]
+    made = [record(seed=seed) for seed in range(40)]
+    lines = "".join(json.dumps(asdict(each)) + "\n" for each in made)
+    writers = []
+    for mean in ("0.25", "0.75"):
+        command = [sys.executable, "-c", WRITER, str(tmp_path), mean]
+        writer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert writer.stdin
+        writer.stdin.write(lines)
+        writer.stdin.close()
+        writers.append(writer)
     for writer in writers:
-        writer.start()
-    start.set()
+        assert writer.stdout
+        assert writer.stdout.readline() == "ready\n"
+    (tmp_path / "go").touch()
     for writer in writers:
-        writer.join(120)
-        assert writer.exitcode == 0
+        assert writer.wait(120) == 0
+        writer.stdout.close()  # type: ignore[union-attr]
     loaded = records.load(tmp_path)
-    assert sorted(r.seed for r in loaded.records) == list(range(20))
+    assert sorted(r.id for r in loaded.records) == sorted(r.id for r in made)
     assert loaded.problems == []
-    assert not [p for p in (tmp_path / "runs").rglob("*") if p.suffix == ".tmp"]
+    for each in loaded.records:
+        scores = each.result["evaluations"][""]
+        assert scores["mean"] in (0.25, 0.75)
+        assert scores["per_episode"] == [scores["mean"]] * 600, "one writer's record, not a mixture"
+    assert not list((tmp_path / "runs").rglob("*.tmp"))
 
 
 def test_files_without_hard_links_still_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +184,8 @@ BAD = {
     "strange outcome": (_with(outcome="fine"), "its outcome is 'fine'"),
     "strange evaluations": (_with(result=record().result | {"evaluations": {"": 3}}), "not a whole record"),
     "text scores": (
-        _with(result=record().result | {"evaluations": {"": {"mean": 1, "per_episode": ["a"]}}}), "scores are not numbers"
+        _with(result=record().result | {"evaluations": {"": {"mean": 1, "per_episode": ["a"]}}}),
+        "scores are not numbers",
     ),
     "unknown part": (_with(more=1), "not a whole record"),
 }  # fmt: skip
@@ -172,7 +196,7 @@ def test_a_bad_record_is_named_skipped_and_left_alone(kind: str, tmp_path: Path)
     content, says = BAD[kind]
     good = records.write(tmp_path, record(seed=3))
     path = write_text(tmp_path, content)
-    with pytest.raises(BenchError, match="record|schema|id") as caught:
+    with pytest.raises(BenchError, match=r"record|schema|id") as caught:
         records.read(path)
     assert says in str(caught.value)
     assert str(path) in str(caught.value)
@@ -202,7 +226,7 @@ def test_a_record_is_found_by_the_start_of_its_id(tmp_path: Path) -> None:
     for each in made:
         records.write(tmp_path, each)
     assert records.find(tmp_path, made[1].id[:6])[1] == made[1]
-    with pytest.raises(BenchError, match="no record in .* starts with 'zz'"):
+    with pytest.raises(BenchError, match=r"no record in .* starts with 'zz'"):
         records.find(tmp_path, "zz")
     with pytest.raises(BenchError, match="no record"):
         records.find(tmp_path, "")

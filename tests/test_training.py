@@ -13,13 +13,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
-from contract import _same_bits
-from fakes import CLASSES, StopAt, Toy, ToyNearest, ToyNet, ToyOnline, named, register
+from contract import same_bits
+from fakes import StopAt, Toy, ToyNearest, ToyNet, ToyOnline, named, register
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -83,7 +84,7 @@ def test_resume_at_any_moment_equals_uninterrupted_to_the_bit(kind: str, stops: 
     with store() as whole, store() as parts:
         expected, resumed = run_cell(cell, whole), finish(cell, parts, stops)
         assert without_numbers_of_the_machine(resumed) == without_numbers_of_the_machine(expected)
-        _same_bits(final(parts, cell), final(whole, cell), "final.pt")
+        same_bits(final(parts, cell), final(whole, cell), "final.pt")
         assert resumed.env["resumed"], "a record says where it was taken up again"
         assert "resumed" not in expected.env
 
@@ -105,7 +106,7 @@ def test_resume_from_a_checkpoint_on_time_equals_uninterrupted(step: int) -> Non
         assert (saved["step"] if saved else 0) == step - 1
         expected, resumed = run_cell(cell, whole), run_cell(cell, parts)
         assert resumed.result == expected.result
-        _same_bits(final(parts, cell), final(whole, cell), "final.pt")
+        same_bits(final(parts, cell), final(whole, cell), "final.pt")
 
 
 def test_the_last_two_checkpoints_are_kept_and_none_of_a_finished_cell() -> None:
@@ -220,7 +221,9 @@ def test_by_step_scores_are_recorded_where_a_method_has_steps() -> None:
 
     with store() as context:
         scores = run_cell(cell_of(Stepping(), steps=0), context).result["evaluations"][""]
-    assert {k: v["per_episode"] for k, v in scores["by_step"].items()} == dict.fromkeys("0 1 10".split(), scores["per_episode"])
+    assert {k: v["per_episode"] for k, v in scores["by_step"].items()} == dict.fromkeys(
+        ["0", "1", "10"], scores["per_episode"]
+    )
 
 
 def test_a_method_that_does_not_train_is_tested_only() -> None:
@@ -674,7 +677,7 @@ def kill_at_random(results: Path, kills: int) -> None:
     assert done.returncode == 0, done.stderr
     seen = [set(line.split()) for line in done.stdout.splitlines()]
     assert len(seen) == kills
-    assert all(before <= after for before, after in zip(seen, seen[1:], strict=False)), "a finished record was lost"
+    assert all(before <= after for before, after in pairwise(seen)), "a finished record was lost"
     loaded = records.load(results)
     assert loaded.problems == []
     cells = [cell_of(seed=seed, val_episodes=2) for seed in range(kills)]

@@ -38,7 +38,7 @@ class Omniglot(FewShotImages):
 
     dataset = "omniglot"
 
-    split: Lists = option("vinyals", "which characters are for training, validation and test")
+    split: Lists = option("vinyals", "which characters are for training, validation and test", data=True)
 
     def images(self, split: Split) -> Images:
         """The characters of a split in four rotations."""
@@ -66,7 +66,7 @@ class OmniglotOnline(OnlineImages):
 
     dataset = "omniglot"
 
-    split: Lists = option("vinyals", "which characters are for training, validation and test")
+    split: Lists = option("vinyals", "which characters are for training, validation and test", data=True)
 
     def images(self, split: Split) -> Images:
         """The characters of a split, upright and finer than the task's images."""

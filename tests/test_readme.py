@@ -1,0 +1,136 @@
+"""README.md and CONTRIBUTING.md say what is true: their commands and examples run as printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md")}
+LONG = 1000
+"""A run of so many steps, or of a suite, is planned only: with --dry-run."""
+
+
+class Block(NamedTuple):
+    """Fenced code, and the last line before it."""
+
+    language: str
+    text: str
+    before: str
+
+
+def blocks(page: str) -> list[Block]:
+    """All fenced blocks of a page, in order."""
+    parts = re.split(r"^```(\w*)\n", PAGES[page], flags=re.MULTILINE)
+    # Text, opening fence, code, closing fence, and so on; a closing fence has no language.
+    texts, openings, code = parts[0::4], parts[1::4], parts[2::4]
+    return [
+        Block(language, inside, (text.strip().splitlines() or [""])[-1])
+        for text, language, inside in zip(texts, openings, code, strict=False)
+    ]
+
+
+def commands(program: str, pages: tuple[str, ...] = tuple(PAGES)) -> list[str]:
+    """Lines of the pages' fenced blocks that call a program, as printed, without their comments."""
+    lines = [line for page in pages for b in blocks(page) if not b.language for line in b.text.splitlines()]
+    return [line.partition(" #")[0].strip() for line in lines if line.startswith(f"{program} ")]
+
+
+PYTHON = [b for b in blocks("README.md") if b.language == "python"]
+(EXAMPLE,) = (b for b in PYTHON if "my_method.py" in b.before)
+BENCH = commands("bench")
+
+
+class Folder(NamedTuple):
+    """A working folder with the committed results and the README's example in it."""
+
+    path: Path
+
+    def call(self, *command: str) -> str:
+        """Run a command there with this environment's programs first; its stdout."""
+        search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        done = subprocess.run(command, cwd=self.path, env=os.environ | {"PATH": search}, stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True)  # fmt: skip
+        assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    if shutil.which("bench", path=str(Path(sys.executable).parent)) is None:
+        pytest.skip("mannbench is not installed here")
+    path = tmp_path_factory.mktemp("reader")
+    shutil.copytree(ROOT / "results", path / "results", ignore=shutil.ignore_patterns(".bench"))
+    (path / "my_method.py").write_text(EXAMPLE.text)
+    return Folder(path)
+
+
+def planned(command: str) -> list[str]:
+    """A command's words; long runs are only planned."""
+    words = shlex.split(command)
+    options = dict(zip(words, words[1:], strict=False))
+    if words[1] == "run" and (not words[2].startswith("-") or int(options.get("--steps", 0)) >= LONG):
+        words += [] if "--dry-run" in words else ["--dry-run"]
+    return words
+
+
+def test_pages_were_understood() -> None:
+    fences = sum(len(re.findall(r"^```", text, re.MULTILINE)) for text in PAGES.values())
+    assert fences == 2 * sum(len(blocks(page)) for page in PAGES)
+    assert len(BENCH) >= 8
+    assert len(PYTHON) >= 3
+    assert {"bench list", "bench run smoke", "bench tables", "bench doctor"} <= set(BENCH)
+    assert commands("make", ("README.md",)) == ["make run", "make test"]
+
+
+@pytest.mark.parametrize("command", BENCH)
+def test_command_runs_as_printed(command: str, folder: Folder, request: pytest.FixtureRequest) -> None:
+    if "omniglot" in command:
+        request.getfixturevalue("omniglot_root")
+    words = planned(command)
+    said = folder.call(*words)
+    if "--plugin" in words:
+        assert "recorded now" in said
+        assert "failed" not in said
+
+
+@pytest.mark.parametrize("block", [b for b in PYTHON if b is not EXAMPLE], ids=range(len(PYTHON) - 1))
+def test_python_runs_as_printed(block: Block, folder: Folder) -> None:
+    folder.call("python", "-c", block.text)
+
+
+def test_example_is_one_short_file_that_learns(folder: Folder) -> None:
+    code = [line for line in EXAMPLE.text.splitlines() if line.strip() and not line.strip().startswith("#")]
+    assert len(code) <= 25
+    (command,) = (c for c in BENCH if "--plugin my_method.py" in c)
+    cells = json.loads(folder.call(*shlex.split(command), "--json"))["cells"]
+    means: dict[str, list[float]] = {}
+    for cell in cells:
+        record = json.loads((folder.path / cell["record"]).read_text())
+        means.setdefault(cell["method"], []).append(record["result"]["evaluations"][""]["mean"])
+    assert min(means["my-method"]) > 0.25  # five classes: a fifth is chance
+    assert {len(scores) for scores in means.values()} == {3}
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {m for text in PAGES.values() for m in re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)}
+    assert named
+    assert named <= targets
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_are_named_exist(page: str) -> None:
+    linked = re.findall(r"\]\((?!https?:)([^)#]+)\)", PAGES[page])
+    named = re.findall(r"`((?:bench|baselines|mann|tests|results)/[\w/.-]*)`", PAGES[page])
+    missing = [path for path in [*linked, *named] if not (ROOT / path).exists()]
+    assert not missing
