@@ -11,6 +11,9 @@ import pandas as pd
 
 from bench.config import canonical, digest
 
+PERCENT = frozenset({"accuracy", "error"})
+"""Metrics that are fractions in records and percent wherever people read them; others are shown as they are."""
+
 COLUMNS = {
     "id": "object", "task": "object", "setting": "object", "method": "object", "seed": "int64", "outcome": "object",
     "metric": "object", "higher_is_better": "bool", "mean": "float64", "n_episodes": "int64", "params": "float64",
@@ -175,9 +178,8 @@ def _config(spec: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, A
         if key != "also" and not (key in measured and measured[key] == value)
     }
     data = {"data": str(task["data"])[:12]} if task.get("data") else {}
-    budget = {key: value for key, value in spec["budget"].items() if key not in ("validations", "val_episodes")}
     versions = {"version": spec["method"]["version"], "task version": task["version"]}
-    return {**spec["method"]["fields"], **trained, **budget, **data, **versions}
+    return {**spec["method"]["fields"], **trained, **spec["budget"], **data, **versions}
 
 
 def _varying(configs: Iterable[Mapping[str, Any]], absent: bool = False) -> set[str]:

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from bench import published
+from bench.frames import PERCENT
 
 NONE = "—"
 BESIDE = 3
@@ -259,7 +260,7 @@ def number(value: float, metric: str, like: float | None = None) -> str:
     """A score as tables print it: percent with two decimals, MSE with three digits (or the decimals of `like`)."""
     if math.isnan(value):
         return NONE
-    if metric != "mse":
+    if metric in PERCENT:
         return f"{value:.2f}"
     scale = abs(value if like is None else like)
     decimals = 2 if scale == 0 or not math.isfinite(scale) else max(0, 2 - math.floor(math.log10(scale)))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bench.frames import current, frame, plain
+from bench.frames import PERCENT, current, frame, plain
 from bench.markdown import ceiling, rows_of
 from bench.tables import summary
 
@@ -151,7 +151,8 @@ def _points_panel(task: str, section: pd.DataFrame, looks: dict[str, Look]) -> P
         axes.grid(False, axis="y")
         axes.set_xlabel(LABELS.get(metric, metric))
         ends = (section["mean"] + section["half_width"].fillna(0)).max()
-        axes.set_xlim(0, 1.08 * ends if metric == "mse" else 100)
+        if metric == "mse" or metric in PERCENT:
+            axes.set_xlim(0, 100 if metric in PERCENT else 1.08 * ends)
 
     return Panel(task, draw, max(0.6, (sum(heights) + 2) / 13), named=True)
 
@@ -185,7 +186,7 @@ def _lines_panel(
         if metric == "mse":
             axes.set_yscale("log")
             _plain_log_ticks(axes)
-        else:
+        elif metric in PERCENT:
             axes.set_ylim(0, 100)
         if top is not None:
             axes.plot([0.65, 1.35], [top, top], color="black", lw=3, solid_capstyle="butt", gid=CEILING)
@@ -195,7 +196,7 @@ def _lines_panel(
 
 def _curves(axes: Axes, section: pd.DataFrame, looks: dict[str, Look]) -> None:
     metric = section["metric"].dropna().iloc[0]
-    scale = 1 if metric == "mse" else 100
+    scale = 1 if metric not in PERCENT else 100
     for method, group in section.groupby("method", sort=False):
         look = looks[str(method)]
         points = [(p["step"], scale * p["val"]) for c in group["curve"] for p in c if p["val"] is not None]
@@ -207,7 +208,7 @@ def _curves(axes: Axes, section: pd.DataFrame, looks: dict[str, Look]) -> None:
     if metric == "mse":
         axes.set_yscale("log")
         _plain_log_ticks(axes)
-    else:
+    elif metric in PERCENT:
         axes.set_ylim(0, 100)
 
 

@@ -21,7 +21,7 @@ from scipy import stats
 
 from bench import files, markdown, published
 from bench.config import digest
-from bench.frames import current, frame, plain
+from bench.frames import PERCENT, current, frame, plain
 
 __all__ = ["check", "episode_half_width", "frame", "headline", "render", "summary", "t_half_width", "write"]
 
@@ -52,7 +52,10 @@ def summary(made: pd.DataFrame) -> pd.DataFrame:
     `count` is the number of answers behind an accuracy by instance, of all seeds; `half_width` is NaN for one seed.
     """
     rows: list[dict[str, Any]] = []
-    for (task, setting), section in made.groupby(["task", "setting"], sort=False):
+    # Cells that differ in their further settings alone measured the same thing here: one of them counts.
+    order = made["outcome"].map(["ok", "diverged", "missing"].index)
+    once = made.loc[order.sort_values(kind="stable").index].drop_duplicates(["task", "setting", "method", "seed"])
+    for (task, setting), section in once.sort_index().groupby(["task", "setting"], sort=False):
         groups = [_group(str(task), str(setting), str(name), g) for name, g in section.groupby("method", sort=False)]
         sign = -1 if bool(section["higher_is_better"].iloc[0]) and _metric(section) != "error" else 1
         for group in sorted(groups, key=lambda g: _rank(g[0], sign)):
@@ -78,7 +81,7 @@ def _shown(metric: str, value: float | None) -> float:
     """A record's score in the unit of the tables."""
     if value is None:
         return math.nan
-    return value if metric == "mse" else 100 * (1 - value if metric == "error" else value)
+    return value if metric not in PERCENT else 100 * (1 - value if metric == "error" else value)
 
 
 def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[dict[str, Any]]:
@@ -122,7 +125,7 @@ def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[di
 def _places(task: str, metric: str, ok: pd.DataFrame) -> Iterable[tuple[str, list[float], list[float], int | None]]:
     """Everything that a group of records of one method measured: where, the mean of each seed, ± over episodes, n."""
     scores = list(ok["scores"])
-    scale = 1 if metric == "mse" else 100
+    scale = 1 if metric not in PERCENT else 100
 
     def over(parts: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float], None]:
         widths = [scale * episode_half_width(p["per_episode"]) for p in parts]

@@ -12,7 +12,6 @@ import sys
 import tomllib
 import venv
 import zipfile
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -204,7 +203,7 @@ def test_supported_pythons_are_the_same_everywhere() -> None:
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Iterator[Path]:
+def clone(tmp_path: Path) -> Path:
     """A folder with a space in its name that has the Makefile and an environment of stand-ins that say what they do."""
     if shutil.which("make") is None:
         pytest.skip("there is no make")
@@ -216,7 +215,7 @@ def clone(tmp_path: Path) -> Iterator[Path]:
     for name in ("python", "bench", "ruff", "mypy"):
         (programs / name).write_text(f'#!/bin/sh\necho "{name} $* | data=$BENCH_DATA constraint=$PIP_CONSTRAINT"\n')
         (programs / name).chmod(0o755)
-    yield folder
+    return folder
 
 
 def make(folder: Path, *arguments: str, code: int = 0, **environ: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -77,7 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 def planned(command: str) -> list[str]:
     """A command's words; long runs are only planned."""
     words = shlex.split(command)
-    options = dict(zip(words, words[1:], strict=False))
+    options = dict(itertools.pairwise(words))
     if words[1] == "run" and (not words[2].startswith("-") or int(options.get("--steps", 0)) >= LONG):
         words += [] if "--dry-run" in words else ["--dry-run"]
     return words
