@@ -72,11 +72,12 @@ def load(results: str | os.PathLike[str] = "results") -> pd.DataFrame:
 
 
 def threads_for(workers: int, threads: int | None) -> int:
-    """Torch threads per worker: as asked for, or the cores shared out.
+    """Torch threads per worker: as asked for, else `$OMP_NUM_THREADS`, else the cores shared out.
 
     Raises:
         BenchError: fewer than one worker or thread.
     """
     if workers < 1 or (threads is not None and threads < 1):
         raise BenchError("workers and threads must be at least 1")
-    return threads or max(1, (os.cpu_count() or 1) // workers)
+    usual = os.environ.get("OMP_NUM_THREADS", "")
+    return threads or (int(usual) if usual.isdigit() else 0) or max(1, (os.cpu_count() or 1) // workers)

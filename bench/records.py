@@ -29,7 +29,7 @@ class Record:
     result: dict[str, Any]
     """metric, selected_step, curve, evaluations {setting: mean, per_episode, by_instance, by_step}, ..."""
     cost: dict[str, Any]
-    """train_s, eval_s, params, peak_bytes, train_episodes_per_s."""
+    """train_s, train_cpu_s, eval_s, params, peak_bytes, train_episodes_per_s."""
     data: dict[str, Any] | None
     env: dict[str, Any]
     started: str

@@ -69,13 +69,17 @@ class Training:
     """Sum of training losses since the last point of the curve."""
     loss_steps: int = 0
     train_s: float = 0.0
+    train_cpu_s: float = 0.0
+    """Processor time of all threads: what training costs also where other programs run beside it."""
     resumed: list[dict[str, Any]] = field(default_factory=list)
     """Where training was taken up again, and by which code."""
 
     def state(self) -> dict[str, Any]:
         """As a checkpoint holds it."""
         assert self.optimiser is not None
-        notes = {k: getattr(self, k) for k in ("best_step", "best_score", "loss_sum", "loss_steps", "train_s")}
+        notes = {
+            k: getattr(self, k) for k in ("best_step", "best_score", "loss_sum", "loss_steps", "train_s", "train_cpu_s")
+        }
         return {
             "learner": self.learner.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -136,6 +140,7 @@ def run_cell(cell: Cell, context: Context) -> records.Record:
         },
         cost={
             "train_s": round(training.train_s, 3),
+            "train_cpu_s": round(training.train_cpu_s, 3),
             "eval_s": round(eval_s, 3),
             "params": sum(p.numel() for p in learner.parameters()),
             "train_episodes_per_s": _rate(cell, training),
@@ -205,7 +210,7 @@ def _train(cell: Cell, method: TrainedMethod, training: Training, validator: Lea
             break
         if context.stopping():
             raise Interrupted
-        began, step = time.monotonic(), training.step
+        began, cpu_began, step = time.monotonic(), time.process_time(), training.step
         rng = generator("train", task.name, task.version, setting, cell.seed, step)
         episode = task.sample("train", method.batch, rng).to(context.device)
         learner.train()
@@ -226,6 +231,7 @@ def _train(cell: Cell, method: TrainedMethod, training: Training, validator: Lea
         training.loss_sum += value
         training.loss_steps += 1
         training.train_s += time.monotonic() - began
+        training.train_cpu_s += time.process_time() - cpu_began
         context.report(Progress(cell.id, "training", training.step, budget.steps, value))
         if time.monotonic() - saved_at > context.checkpoint_s:
             checkpoints.save_step(context.results, cell.id, training.step, training.state())

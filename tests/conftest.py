@@ -8,6 +8,8 @@ import torch
 
 from bench import registry
 
+# Tests run side by side: threads of one would only wait for those of another, in subprocesses too.
+os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
 
