@@ -1,0 +1,122 @@
+"""What counts as an answer, and in which settings one learner may be tested."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from fakes import Prototypes, Toy, ToyNet, ToyOnline, named
+from torch import Tensor
+
+from bench import records, tables
+from bench.api import BenchError, Examples, Learner, Method, Task, option
+from bench.grid import Budget, Cell
+from bench.registry import METHODS, Registry
+from bench.tasks.glyphs import Glyphs
+from bench.tasks.omniglot import Omniglot
+from bench.training import Context, run_cell
+
+BUDGET = Budget(steps=0, validations=0, val_episodes=0, test_episodes=20, select="last")
+
+
+class Stepping(Learner):
+    """Right without a step; broken after five."""
+
+    def __init__(self, task: Task, broken: bool) -> None:
+        super().__init__()
+        self.task, self.broken = task, broken
+
+    def forward(self, support: Examples, query_x: Tensor) -> Tensor:
+        answer = query_x.new_zeros(*query_x.shape[:2], self.task.n_out)
+        if self.broken:
+            answer[0, 0, 0] = math.nan
+        return answer
+
+    def by_step(self, support: Examples, query_x: Tensor) -> dict[int, Tensor]:
+        answer = query_x.new_zeros(*query_x.shape[:2], self.task.n_out)
+        return {0: answer, 5: answer * math.nan}
+
+
+@named("stepping")
+class SteppingMethod(Method):
+    broken: bool = option(False, "whether one answer is NaN")
+
+    def build(self, task: Task) -> Learner:
+        return Stepping(task, self.broken)
+
+
+@pytest.mark.parametrize("task", [Toy(), ToyOnline()])
+def test_nan_answer_is_a_divergence_not_a_class(task: Task, tmp_path: Path) -> None:
+    assert run_cell(Cell(SteppingMethod(), task, 0, BUDGET), Context(tmp_path)).outcome == "ok"
+    record = run_cell(Cell(SteppingMethod(broken=True), task, 0, BUDGET), Context(tmp_path))
+    assert record.outcome == "diverged"
+    assert record.result["evaluations"] == {}
+
+
+def test_a_step_that_diverged_has_no_score_and_the_record_stands(tmp_path: Path) -> None:
+    record = run_cell(Cell(SteppingMethod(), Toy(), 0, BUDGET), Context(tmp_path))
+    assert set(record.result["evaluations"][""]["by_step"]) == {"0"}
+    assert records.load(tmp_path).records == [record]
+
+
+def test_steps_are_not_asked_of_online_tasks(tmp_path: Path) -> None:
+    record = run_cell(Cell(SteppingMethod(), ToyOnline(), 0, BUDGET), Context(tmp_path))
+    assert record.result["evaluations"][""]["by_step"] is None
+
+
+@pytest.mark.parametrize("also", ["split=random1200", "train_way=20", "way=20,split=random1200"])
+def test_further_settings_cannot_move_the_training_data(also: str) -> None:
+    with pytest.raises(BenchError, match="shapes training"):
+        Omniglot(also=(also,)).evaluations()
+
+
+def test_further_settings_are_whole_tasks() -> None:
+    task = Glyphs(way=5, also=("way=20", "shot=5"))
+    assert task.evaluations() == {
+        "": Glyphs(way=5), "way=20": Glyphs(way=20), "shot=5": Glyphs(way=5, shot=5),
+    }  # fmt: skip
+
+
+@named("two-rates")
+class TwoRates(ToyNet):
+    def optimiser(self, learner: Learner) -> torch.optim.Optimizer:
+        assert isinstance(learner, Prototypes)
+        return torch.optim.SGD([{"params": [learner.scale], "lr": 0.0}, {"params": learner.net.parameters()}], self.lr)
+
+
+def test_groups_of_parameters_keep_their_own_rates(tmp_path: Path) -> None:
+    method = TwoRates(lr=0.1, halve_every=2)
+    cell = Cell(method, Toy(), 0, Budget(steps=4, validations=0, val_episodes=0, test_episodes=5, select="last"))
+    run_cell(cell, Context(tmp_path))
+    final = torch.load(tmp_path / ".bench" / "checkpoints" / cell.id / "final.pt", weights_only=True)["learner"]
+    torch.manual_seed(0)
+    fresh = method.build(Toy()).state_dict()
+    assert final["scale"] == fresh["scale"]
+    assert not torch.equal(final["net.1.bias"], fresh["net.1.bias"])
+
+
+def test_cells_that_measured_the_same_count_once_a_seed(tmp_path: Path) -> None:
+    for also in ((), ("way=4",)):
+        run_cell(Cell(SteppingMethod(), replace(Toy(), also=also), 0, BUDGET), Context(tmp_path))
+    summed = tables.summary(tables.frame(records.load(tmp_path).records))
+    row = summed[(summed["at"] == "") & summed["setting"].str.startswith("3-way")]
+    assert row["n_seeds"].tolist() == [1]
+    assert math.isnan(row["half_width"].iloc[0])
+
+
+def test_cells_of_another_validation_are_told_apart(tmp_path: Path) -> None:
+    for validations in (1, 2):
+        budget = Budget(steps=2, validations=validations, val_episodes=2, test_episodes=5)
+        run_cell(Cell(ToyNet(), Toy(), 0, budget), Context(tmp_path))
+    made = tables.frame(records.load(tmp_path).records)
+    assert made["method"].nunique() == 2
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "..", "Mine", "x y", "-m"])
+def test_a_name_must_fit_paths_and_commands(name: str) -> None:
+    with pytest.raises(BenchError, match="cannot be the name"):
+        Registry("method").add(name, SteppingMethod)
+    assert name not in METHODS.entries
