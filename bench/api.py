@@ -15,6 +15,7 @@ from numpy.random import Generator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench import data
 from bench.config import as_dict, canonical, override
 from bench.errors import BenchError, MissingData, Unsuited
 from bench.registry import method, option, task
@@ -87,6 +88,13 @@ class Task:
     def y_size(self) -> int:
         """Width of an encoded label."""
         return self.n_out
+
+    def data_digest(self) -> str | None:
+        """Digest of the content that `sample` reads, a part of every cell's id; override it for data of your own.
+
+        Named without reading the data, so that records can be told apart where there is none.
+        """
+        return data.official(self.dataset) if self.dataset else None
 
     def check(self) -> None:
         """Refuse fields that do not fit together; cheap, reads no data.

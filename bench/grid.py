@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from bench import data, registry
 from bench.api import Method, Task, TrainedMethod
-from bench.archives import content_digest
 from bench.config import as_dict, build, convert, digest
 from bench.errors import BenchError, MissingData, Unsuited
 
@@ -68,7 +67,7 @@ class Cell:
                 "name": self.task.name,
                 "version": self.task.version,
                 "fields": as_dict(self.task),
-                "data": official_digest(self.task.dataset) if self.task.dataset else None,
+                "data": self.task.data_digest(),
             },
             "seed": self.seed,
             "budget": as_dict(self.budget),
@@ -159,20 +158,6 @@ def plan(
     if not cells:
         raise Unsuited("; ".join(notes)) if notes else BenchError("nothing to run: no cell matches these choices")
     return Plan(list(cells.values()), notes)
-
-
-def official_digest(dataset: str) -> str:
-    """The digest that a data set must have; `data.digest` makes sure that it has it. Reads nothing.
-
-    Raises:
-        BenchError: no such data set.
-    """
-    known = {"omniglot": {"omniglot": data.OMNIGLOT.digest}}
-    known["lake"] = known["omniglot"] | {"runs": data.RUNS_DIGEST}
-    if dataset not in known:
-        raise BenchError(registry.unknown("data set", dataset, known, "bench data list"))
-    parts = known[dataset]
-    return parts["omniglot"] if len(parts) == 1 else content_digest({k: v.encode() for k, v in parts.items()})
 
 
 def suites() -> list[str]:

@@ -71,6 +71,8 @@ def _rendered(suites: Sequence[str], results: Path, found: Sequence[Record], dir
 def _page(results: Path, found: Sequence[Record]) -> tuple[Path, str] | None:
     """The README beside the results folder and what it should say; None where it is true or has no table of ours."""
     path = results.resolve().parent / "README.md"
+    if results.resolve().name != "results":  # a folder of trials beside the committed one does not speak for it
+        return None
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import functools
+import hashlib
 import importlib
 import importlib.util
 import os
@@ -135,7 +136,8 @@ def _try(origin: str, importer: Callable[[], object]) -> None:
 def _import_file(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    name = f"bench_plugin_{path.stem}"
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # two files may have one name
+    name = f"bench_plugin_{path.stem}_{place}"
     while name in sys.modules:  # another folder's file of the same name
         name += "_2"
     spec = importlib.util.spec_from_file_location(name, path)
