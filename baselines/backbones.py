@@ -49,7 +49,7 @@ class Conv4(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed images; in training mode BatchNorm sees all of x. The input gets no gradient on a CPU."""
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or x.requires_grad:
             return self.reference(x)
         h = self._first(x)
         for convolution, norm in zip(self.convolutions[1:], self.norms[1:], strict=True):

@@ -96,6 +96,15 @@ class Task:
         """
         return data.official(self.dataset) if self.dataset else None
 
+    def check_data(self) -> None:
+        """Make sure that the data are there and are what `data_digest` says; override it with that.
+
+        Raises:
+            MissingData, BenchError: missing, damaged, or other data.
+        """
+        if self.dataset:
+            data.digest(self.dataset)
+
     def check(self) -> None:
         """Refuse fields that do not fit together; cheap, reads no data.
 
@@ -185,6 +194,13 @@ class Method:
         """
         raise NotImplementedError
 
+    def check(self) -> None:
+        """Refuse fields that make no sense; cheap.
+
+        Raises:
+            BenchError: which field, and what it may be.
+        """
+
     def unsuited(self, task: Task) -> str | None:
         """Why this method cannot run on a task, in a few words; None where it can."""
         return None
@@ -196,15 +212,31 @@ class TrainedMethod(Method):
 
     batch: int = option(16, "episodes per training step")
     lr: float = option(1e-3, "learning rate")
-    optimizer: Literal["adam", "rmsprop"] = option("adam", "rmsprop is Graves 2013's: centred, decay .95, momentum .9")
+    optimizer: Literal["adam", "rmsprop"] = option("adam", "rmsprop: centred, decay .95, momentum .9, ε 1e-4")
     halve_every: int = option(0, "halve the learning rate every so many steps; 0: never")
     clip: float = option(0.0, "clip the gradient's global norm; 0: never")
+
+    def check(self) -> None:
+        """Refuse a recipe that cannot train, and whole numbers below zero.
+
+        Raises:
+            BenchError: which field, and what it may be.
+        """
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, int) and value < 0:
+                raise BenchError(f"{self.name}.{f.name} must not be negative, but is {value}")
+        if self.batch < 1:
+            raise BenchError(f"{self.name}.batch must be at least 1, not {self.batch}")
+        if self.lr <= 0 or self.clip < 0:
+            raise BenchError(f"{self.name}.lr must be above 0 and clip not below it, not {self.lr:g} and {self.clip:g}")
 
     def optimiser(self, learner: Learner) -> torch.optim.Optimizer:
         """The optimiser of a fresh learner; override for parameter groups or another rule."""
         if self.optimizer == "adam":
             return torch.optim.Adam(learner.parameters(), self.lr)
-        # Graves 2013 (arXiv:1308.0850, eq. 38-41); PyTorch's defaults (.99, 1e-8) drift off zero on memory networks.
+        # After Graves 2013 (arXiv:1308.0850, eq. 38-41), in PyTorch's form, which adds ε outside of the root and so
+        # moves parameters with small gradients much further than Graves's equations do.
         return torch.optim.RMSprop(learner.parameters(), self.lr, alpha=0.95, eps=1e-4, momentum=0.9, centered=True)
 
     def rate(self, step: int) -> float:

@@ -37,6 +37,8 @@ def as_dict(config: Any) -> dict[str, Any]:
     values = {}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
+        if isinstance(value, int) and not isinstance(value, bool) and f.type in ("float", float):
+            value = float(value)  # 0 and 0.0 are the same setting
         if not (f.metadata.get("late") and value == f.default):
             values[f.name] = list(value) if isinstance(value, tuple) else value
     return values

@@ -38,17 +38,24 @@ def describe(device: str, threads: int) -> dict[str, Any]:
     """The environment of a record."""
     import torch
 
-    return source() | {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": version("numpy"),
-        "cuda": torch.version.cuda if device == "cuda" else None,
-        "platform": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "precision": "float32",
-    }
+    from bench.registry import plugin_files
+
+    plugins = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in plugin_files() if p.is_file()}
+    return (
+        source()
+        | ({"plugins": plugins} if plugins else {})
+        | {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": version("numpy"),
+            "cuda": torch.version.cuda if device == "cuda" else None,
+            "platform": f"{platform.system()} {platform.machine()}",
+            "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+            "cores": os.cpu_count(),
+            "threads": threads,
+            "precision": "float32",
+        }
+    )
 
 
 def cpu_name() -> str:

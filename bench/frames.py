@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench import registry
 from bench.config import canonical, digest
 
 PERCENT = frozenset({"accuracy", "error"})
@@ -157,16 +159,26 @@ def _setting(fields: Mapping[str, Any], varying: set[str]) -> str:
 
 
 def _methods(made: pd.DataFrame) -> pd.Series:
-    """A name for each row's method: its registered name, then whatever differs among its cells in one setting."""
+    """A name for each row's method: its registered name, then its fields that are not today's defaults, and whatever
+    differs among its cells in one setting."""
     names = made["method_name"].copy()
     configs = pd.Series([_config(spec, fields) for spec, fields in zip(made["spec"], made["fields"], strict=True)],
                         index=made.index, dtype=object)  # fmt: skip
     for (_, _, name), group in made.groupby(["task", "setting", "method_name"]):
         varying = _varying(configs[group.index], absent=True)  # a late field is absent at its default
-        for i in group.index if varying else ():
-            shown = ", ".join(_pairs({k: v for k, v in configs[i].items() if k in varying}))
+        for i in group.index:
+            telling = varying | _changed(str(name), made["spec"][i]["method"]["fields"])
+            shown = ", ".join(_pairs({k: v for k, v in configs[i].items() if k in telling}))
             names[i] = f"{name} ({shown})" if shown else name
     return names
+
+
+def _changed(method: str, values: Mapping[str, Any]) -> set[str]:
+    """Fields that a method's config holds at other than their defaults; none of a method that is not registered."""
+    registry.load()
+    cls = registry.METHODS.entries.get(method)
+    defaults = {f.name: f.default for f in dataclasses.fields(cls)} if cls else {}
+    return {k for k, v in values.items() if k in defaults and canonical(v) != canonical(defaults[k])}
 
 
 def _config(spec: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from bench import data, registry
+from bench import registry
 from bench.api import Method, Task, TrainedMethod
 from bench.config import as_dict, build, convert, digest
 from bench.errors import BenchError, MissingData, Unsuited
@@ -130,14 +130,16 @@ def plan(
         if suite is not None:
             all_methods = _narrow(registry.METHODS, all_methods, methods)
             all_tasks = _narrow(registry.TASKS, all_tasks, tasks)
+        for m in all_methods:
+            m.check()
         for t in all_tasks:
             t.check()
             for each in t.evaluations().values():
                 each.check()
         block_seeds = parse_seeds(seeds if seeds is not None else block.get("seeds", "0"))
         try:
-            for name in sorted({t.dataset for t in all_tasks if t.dataset and not offline}):
-                data.digest(name)
+            for t in all_tasks if not offline else ():
+                t.check_data()
             for seed in block_seeds:
                 for t in all_tasks:
                     for m in all_methods:
@@ -227,8 +229,8 @@ def shard(cells: Sequence[Cell], text: str) -> list[Cell]:
     parts = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if not parts or not 1 <= int(parts[1]) <= int(parts[2]):
         raise BenchError(f"a shard is written i/n with i from 1 to n, such as 2/4; '{text}' is not understood")
-    mine = {c.id for c in sorted(cells, key=lambda c: c.id)[int(parts[1]) - 1 :: int(parts[2])]}
-    return [c for c in cells if c.id in mine]
+    # By id alone, so that machines whose lists differ (one lacks a data set) still agree on who runs what.
+    return [c for c in cells if int(c.id, 16) % int(parts[2]) == int(parts[1]) - 1]
 
 
 def from_spec(spec: Mapping[str, Any]) -> Cell:
@@ -257,6 +259,7 @@ def command(spec: Mapping[str, Any]) -> str:
                 continue
             if isinstance(value, tuple):
                 value = ("+" if value and isinstance(value[0], str) else ",").join(map(str, value))
+            value = "none" if value is None else value
             parts.append(f"--set {shlex.quote(f'{target}.{f.name}={value}')}")
     return " ".join(parts)
 

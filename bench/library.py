@@ -80,4 +80,4 @@ def threads_for(workers: int, threads: int | None) -> int:
     if workers < 1 or (threads is not None and threads < 1):
         raise BenchError("workers and threads must be at least 1")
     usual = os.environ.get("OMP_NUM_THREADS", "")
-    return threads or (int(usual) if usual.isdigit() else 0) or max(1, (os.cpu_count() or 1) // workers)
+    return threads or (int(usual) if usual.isdecimal() else 0) or max(1, (os.cpu_count() or 1) // workers)

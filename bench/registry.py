@@ -116,19 +116,28 @@ def load() -> None:
     for point in entry_points(group=ENTRY_POINTS):
         origin = f"entry point {point.name} ({point.value})"
         _try(origin, point.load)
-    for path in dict.fromkeys(filter(None, os.environ.get("BENCH_PLUGINS", "").split(os.pathsep))):
-        _try(f"file {path}", functools.partial(_import_file, Path(path)))
+    for path in plugin_files():
+        _try(f"file {path}", functools.partial(_import_file, path))
+
+
+def plugin_files() -> list[Path]:
+    """The files that `$BENCH_PLUGINS` names, each once."""
+    named = filter(None, os.environ.get("BENCH_PLUGINS", "").split(os.pathsep))
+    return list({Path(path).resolve(): Path(path) for path in named}.values())
 
 
 def _try(origin: str, importer: Callable[[], object]) -> None:
     global _origin
     _origin = origin
+    before = [(registry, dict(registry.entries), dict(registry.origins)) for registry in (METHODS, TASKS)]
     try:
         importer()
     except (KeyboardInterrupt, MemoryError):
         raise
     except BaseException as error:  # a stranger's module may raise anything, SystemExit included
         failures[origin] = f"{type(error).__name__}: {error}"
+        for registry, entries, origins in before:  # half a plug-in is none
+            registry.entries, registry.origins = entries, origins
     finally:
         _origin = ""
 

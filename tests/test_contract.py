@@ -90,3 +90,8 @@ def test_task_of_a_data_set(task: Task, check: Any, omniglot_root: Path, monkeyp
 def test_every_method_runs_on_a_task() -> None:
     suited = {p.values[0].name for p in PAIRS}
     assert suited == {m.name for m in METHODS}, "a method that suits no small task is not held to the contract"
+
+
+def test_defaults_pass_their_own_checks() -> None:
+    for cls in (*own(registry.METHODS).values(), *own(registry.TASKS).values()):
+        cls().check()

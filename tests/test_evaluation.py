@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from fakes import Prototypes, Toy, ToyNet, ToyOnline, named
+from synthetic import scored, spec
 from torch import Tensor
 
 from bench import records, tables
 from bench.api import BenchError, Examples, Learner, Method, Task, option
+from bench.config import as_dict
 from bench.grid import Budget, Cell
 from bench.registry import METHODS, Registry
 from bench.tasks.glyphs import Glyphs
@@ -120,3 +122,10 @@ def test_a_name_must_fit_paths_and_commands(name: str) -> None:
     with pytest.raises(BenchError, match="cannot be the name"):
         Registry("method").add(name, SteppingMethod)
     assert name not in METHODS.entries
+
+
+def test_fields_that_are_not_defaults_are_in_the_name_of_a_method() -> None:
+    mann = METHODS.entries["mann"]
+    for config, name in ((mann(), "mann"), (mann(gate="controller"), "mann (gate=controller)")):
+        made = tables.frame([scored(spec("mann", "omniglot-online", 0, fields=as_dict(config)), 0.5)])
+        assert made["method"].tolist() == [name]

@@ -201,11 +201,10 @@ def test_suites_that_travel_with_the_project_are_whole() -> None:
 def test_a_block_without_its_data_is_left_out_only_where_it_may(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def missing(name: str) -> str:
-        raise MissingData(f"{name} is not here")
+    def missing(self: Task) -> None:
+        raise MissingData("somewhere is not here")
 
-    monkeypatch.setattr(grid.data, "digest", missing)
-    monkeypatch.setattr(ToyOnline, "dataset", "somewhere")
+    monkeypatch.setattr(ToyOnline, "check_data", missing)
     text = """
         [[grid]]
         methods = ["toy-net"]
@@ -317,8 +316,8 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 @given(
     method=st.builds(
         ToyNet,
-        lr=finite,
-        batch=st.integers(),
+        lr=st.floats(0, exclude_min=True, allow_infinity=False),
+        batch=st.integers(1),
         sizes=st.lists(st.integers(), max_size=3).map(tuple),
         notes=st.lists(words, max_size=3).map(tuple),
         mode=st.text(st.characters(codec="utf-8", exclude_characters="\x00")),
@@ -371,9 +370,11 @@ def _changed(config: Any) -> list[Any]:
 def test_every_field_of_everything_registered_is_set_by_the_printed_command(monkeypatch: pytest.MonkeyPatch) -> None:
     for cls in (Task, *registry.TASKS.entries.values()):
         monkeypatch.setattr(cls, "check", lambda self: None)
+        monkeypatch.setattr(cls, "check_data", lambda self: None)
+        monkeypatch.setattr(cls, "data_digest", lambda self: None)
         monkeypatch.setattr(cls, "evaluations", lambda self: {})
-        monkeypatch.setattr(cls, "dataset", None)
     for cls in registry.METHODS.entries.values():
+        monkeypatch.setattr(cls, "check", lambda self: None)
         monkeypatch.setattr(cls, "unsuited", lambda self, task: None)
     cells = [Cell(m, Toy(), 0, Budget()) for cls in registry.METHODS.entries.values() for m in _changed(cls())]
     cells += [Cell(ToyNet(), t, 0, Budget()) for cls in registry.TASKS.entries.values() for t in _changed(cls())]

@@ -59,8 +59,9 @@ class Folder(NamedTuple):
     def call(self, *command: str) -> str:
         """Run a command there with this environment's programs first; its stdout."""
         search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        done = subprocess.run(command, cwd=self.path, env=os.environ | {"PATH": search}, stdin=subprocess.DEVNULL,
-                              capture_output=True, text=True)  # fmt: skip
+        environ = os.environ | {"PATH": search}
+        done = subprocess.run(command, cwd=self.path, env=environ, stdin=subprocess.DEVNULL, capture_output=True,
+                              text=True)  # fmt: skip
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
         return done.stdout
 

@@ -13,10 +13,16 @@ import pytest
 from scipy import stats
 from synthetic import by_instance, by_step, evaluation, record, scored, showcase, spec
 
-from bench import tables
+from bench import frames, tables
 from bench.markdown import ceiling, guessing, number
 from bench.records import Record
 from bench.tables import episode_half_width, frame, render, summary, t_half_width
+
+
+@pytest.fixture(autouse=True)
+def made_up_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Synthetic records have made-up fields: compared with registered defaults, all of them would be named."""
+    monkeypatch.setattr(frames, "_changed", lambda method, values: set())
 
 
 def protonets(means: list[float], **more: Any) -> list[dict[str, Any]]:
