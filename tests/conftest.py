@@ -10,6 +10,8 @@ from bench import registry
 
 # Tests run side by side: threads of one would only wait for those of another, in subprocesses too.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Output is as wide as in a pipe, whatever terminal the tests were started from.
+os.environ.pop("COLUMNS", None)
 torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
 

@@ -299,7 +299,7 @@ def floor(way: int, steps: int) -> float:
     return math.lgamma(way + 1) / steps
 
 
-def knows_no_more_than_it_may(method: Method, task: Task, train_steps: int = 0, episodes: int = 50) -> None:
+def knows_no_more_than_it_may(method: Method, task: Task, train_steps: int = 0, episodes: int = 40) -> None:
     """Online, balanced, one label a class: first presentations are no better than elimination, the loss than memory.
 
     A method that passes either limit by more than `Z` standard errors reads labels before they are shown.
@@ -551,7 +551,7 @@ def _with_other_training(task: Task) -> Task:
 
 
 def _cell(method: Method, task: Task) -> Cell:
-    budget = Budget(steps=4, validations=2, val_episodes=2, test_episodes=2)
+    budget = Budget(steps=3, validations=2, val_episodes=2, test_episodes=2)
     return Cell(dataclasses.replace(method, batch=2) if isinstance(method, TrainedMethod) else method, task, 0, budget)
 
 
