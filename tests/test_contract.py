@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import contract
 import pytest
@@ -62,6 +63,30 @@ def test_method(method: Method, task: Task, check: Any) -> None:
 @given(stops=st.lists(st.integers(1, 6), min_size=1, max_size=2))
 def test_resumes(method: Method, task: Task, stops: list[int]) -> None:
     contract.resumes(method, task, stops)
+
+
+def alternatives(cls: type) -> list[Method]:
+    """The method with each of its named choices and switches set otherwise, one at a time."""
+    found = []
+    for name, kind in typing.get_type_hints(cls).items():
+        values = (False, True) if kind is bool else typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+        found += [(name, value) for value in values if value != getattr(cls(), name)]
+    return [pytest.param(cls(**{name: value}), id=f"{cls.name}-{name}={value}") for name, value in found]  # type: ignore[misc, attr-defined]
+
+
+@pytest.mark.parametrize("method", [a for cls in own(registry.METHODS).values() for a in alternatives(cls)])
+def test_every_choice_of_a_method(method: Method) -> None:
+    tasks = (small(cls, way=2) for cls in FREE if cls.kind == "classification" and not cls.online)
+    task = next((t for t in tasks if method.unsuited(t) is None), None)
+    assert task, "a choice that suits no small task is not held to the contract"
+    contract.answers_have_the_right_form(method, task)
+    contract.hides_the_future(method, task)
+    contract.episodes_do_not_meet(method, task)
+    if "transductive" in dataclasses.asdict(method).values():
+        with pytest.raises(AssertionError, match="a query"):
+            contract.queries_do_not_meet(method, task)
+    else:
+        contract.queries_do_not_meet(method, task)
 
 
 @pytest.mark.parametrize("train_steps", [0, 5])

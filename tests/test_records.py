@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from fakes import Toy, ToyNet
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import records
@@ -57,6 +57,7 @@ def write_text(results: Path, content: str, name: str = "toy/toy-net/s0-0.json")
     return path
 
 
+@settings(max_examples=40)
 @given(result=st.dictionaries(text, json_values), env=st.dictionaries(text, json_values))
 def test_a_dump_gives_the_record_back(result: dict[str, Any], env: dict[str, Any]) -> None:
     made = record(result=result, env=env)
