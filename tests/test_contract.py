@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench import registry
-from bench.api import Method, MissingData, Task
+from bench.api import Method, MissingData, Task, TrainedMethod
 
 SMALL: dict[str, Any] = {"way": 3, "shot": 1, "query": 2, "length": 6, "size": 20}
 """Fields of a task that make it small, where it has them."""
 OTHERWISE: dict[str, Any] = {"labels": "string", "flat": False, "shot": 2, "query": 1}
-"""Besides, each task with a field of these as a task that differs from the small one there."""
+"""Where a task has one of these fields, a second small task that differs in them: its test ids end in a star."""
 
 
 def own(reg: registry.Registry) -> dict[str, type]:
@@ -66,9 +66,12 @@ def test_resumes(method: Method, task: Task, stops: list[int]) -> None:
 
 
 def alternatives(cls: type) -> list[Method]:
-    """The method with each of its named choices and switches set otherwise, one at a time."""
+    """The method with each of its own named choices and switches set otherwise, one at a time."""
     found = []
+    shared = {f.name for f in dataclasses.fields(TrainedMethod)}
     for name, kind in typing.get_type_hints(cls).items():
+        if name in shared:
+            continue
         values = (False, True) if kind is bool else typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
         found += [(name, value) for value in values if value != getattr(cls(), name)]
     return [pytest.param(cls(**{name: value}), id=f"{cls.name}-{name}={value}") for name, value in found]  # type: ignore[misc, attr-defined]
