@@ -103,7 +103,13 @@ def _rows(record: Mapping[str, Any], measured: Mapping[str, set[str]]) -> list[d
             shared | {"evaluation": name, "mean": None, "n_episodes": 0, "fields": fields, "scores": {}}
             for name, fields in settings.items()
         ]
-    return [
+    lost = [
+        shared
+        | {"outcome": "diverged", "evaluation": name, "mean": None, "n_episodes": 0, "fields": fields, "scores": {}}
+        for name, fields in _would_be(spec, measured.get(task["name"])).items()
+        if name in result.get("diverged", ())
+    ]
+    return lost + [
         shared
         | {
             "evaluation": name,

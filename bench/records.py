@@ -27,7 +27,8 @@ class Record:
     """Method, task, seed and budget, with every field."""
     outcome: Literal["ok", "diverged"]
     result: dict[str, Any]
-    """metric, selected_step, curve, evaluations {setting: mean, per_episode, by_instance, by_step}, ..."""
+    """metric, higher_is_better, selected_step, curve, diverged (the settings whose scores were not finite), and
+    evaluations {setting: mean, per_episode, by_instance, by_step, setting}."""
     cost: dict[str, Any]
     """train_s, train_cpu_s, eval_s, params, peak_bytes, train_episodes_per_s."""
     data: dict[str, Any] | None

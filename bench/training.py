@@ -137,6 +137,7 @@ def run_cell(cell: Cell, context: Context) -> records.Record:
             "selected_step": training.best_step,
             "curve": training.curve,
             "evaluations": evaluations,
+            "diverged": [name for name in testers if name not in evaluations],
         },
         cost={
             "train_s": round(training.train_s, 3),
@@ -266,7 +267,10 @@ def _add_point(cell: Cell, training: Training, validator: Learner | None, contex
 def _test(
     cell: Cell, training: Training, testers: dict[str, tuple[Task, Learner]], context: Context
 ) -> tuple[dict[str, Any], float]:
-    """Touch the test split once, in every setting. Returns the evaluations, empty if any is not finite, and seconds."""
+    """Touch the test split once, in every setting. Returns the evaluations that are finite, and seconds.
+
+    There are none where the task itself is not finite; a further setting that is not is left out alone.
+    """
     began = time.monotonic()
     evaluations = {}
     for name, (task, learner) in testers.items():
@@ -274,9 +278,10 @@ def _test(
         if training.best:
             learner.load_state_dict(training.best)
         scores = evaluate(learner, task, "test", cell.budget.test_episodes, cell.seed, context, by_step=True)
-        if not all(math.isfinite(s) for s in scores["per_episode"]):
-            return {}, time.monotonic() - began
-        evaluations[name] = scores | {"setting": json.loads(canonical(task.setting()))}
+        if all(math.isfinite(s) for s in scores["per_episode"]):
+            evaluations[name] = scores | {"setting": json.loads(canonical(task.setting()))}
+        elif not name:
+            break
     return evaluations, time.monotonic() - began
 
 

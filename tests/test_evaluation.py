@@ -58,6 +58,23 @@ def test_nan_answer_is_a_divergence_not_a_class(task: Task, tmp_path: Path) -> N
     assert record.result["evaluations"] == {}
 
 
+@named("narrow")
+class Narrow(Method):
+    def build(self, task: Task) -> Learner:
+        return Stepping(task, broken=task.n_out > 3)
+
+
+def test_a_further_setting_that_diverged_is_lost_alone(tmp_path: Path) -> None:
+    record = run_cell(Cell(Narrow(), Toy(also=("way=4", "shot=2")), 0, BUDGET), Context(tmp_path))
+    assert record.outcome == "ok"
+    assert record.result["diverged"] == ["way=4"]
+    assert set(record.result["evaluations"]) == {"", "shot=2"}
+    made = tables.frame(records.load(tmp_path).records)
+    assert dict(zip(made["evaluation"], made["outcome"], strict=True)) == {
+        "": "ok", "shot=2": "ok", "way=4": "diverged",
+    }  # fmt: skip
+
+
 def test_a_step_that_diverged_has_no_score_and_the_record_stands(tmp_path: Path) -> None:
     record = run_cell(Cell(SteppingMethod(), Toy(), 0, BUDGET), Context(tmp_path))
     assert set(record.result["evaluations"][""]["by_step"]) == {"0"}
