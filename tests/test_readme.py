@@ -97,7 +97,7 @@ def test_pages_were_understood() -> None:
 @pytest.mark.parametrize("command", BENCH)
 def test_command_runs_as_printed(command: str, folder: Folder, request: pytest.FixtureRequest) -> None:
     if "omniglot" in command:
-        request.getfixturevalue("omniglot_root")
+        request.getfixturevalue("monkeypatch").setenv("BENCH_DATA", str(request.getfixturevalue("omniglot_root")))
     words = planned(command)
     said = folder.call(*words)
     if "--plugin" in words:
