@@ -313,6 +313,7 @@ def _heading(at: str) -> str:
 
 
 def _table(rows: pd.DataFrame, left: Iterable[Any]) -> str:
+    rows = rows.where(rows.notna(), "")  # cells that no row of a method has
     rows = rows[[c for c in rows if (rows[c] != "").any()]]
     align = ["left" if c in left else "right" for c in rows]
     shown = rows.map(_safe).rename(columns=_safe)
