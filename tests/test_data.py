@@ -65,7 +65,8 @@ def write(folder: Path, changed: dict[str, Contents] | None = None, method: int 
     for stem, members in (contents() | (changed or {})).items():
         with zipfile.ZipFile(folder / f"{stem}.zip", "w", method) as archive:
             for name, content in members.items():
-                archive.writestr(name, content)
+                # Without the clock: two zips of the same members are the same bytes.
+                archive.writestr(zipfile.ZipInfo(name), content, method)
     return folder
 
 
