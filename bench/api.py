@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import torch
@@ -22,7 +23,7 @@ from bench.registry import method, option, task
 from bench.seeding import generator
 
 __all__ = [
-    "BenchError", "Episode", "Examples", "Generator", "Learner", "Memory", "Method", "MissingData", "Split", "Task",
+    "Addresses", "BenchError", "Episode", "Examples", "Generator", "Learner", "Memory", "Method", "MissingData", "Split", "Task",
     "TrainedMethod", "Unsuited", "answer", "generator", "method", "option", "task",
 ]  # fmt: skip
 
@@ -287,6 +288,20 @@ def answer(learner: Learner, episode: Episode, task: Task) -> Tensor:
 State = TypeVar("State", bound=tuple[Any, ...])
 
 
+class Addresses(NamedTuple):
+    """Where one step of a memory reads and writes: what `bench inspect` draws and `bench.diagnostics` measures.
+
+    read: [batch, read heads, slots], weights of this step's reads. write: [batch, write heads, slots], weights of its
+    writes. usage: [batch, slots], in use (high) or free (low) before the step, in the memory's own unit; None where it
+    keeps none. gates: named scalars of the step, each [batch]; may be empty.
+    """
+
+    read: Tensor
+    write: Tensor
+    usage: Tensor | None = None
+    gates: Mapping[str, Tensor] = MappingProxyType({})
+
+
 class Memory(nn.Module, Generic[State]):
     """An external memory as a cell, like `nn.LSTMCell`: state in, state out, nothing hidden, no reset.
 
@@ -305,3 +320,7 @@ class Memory(nn.Module, Generic[State]):
     def forward(self, interface: Tensor, state: State) -> tuple[Tensor, State]:
         """One step. interface: [batch, interface_size]. Returns what was read, [batch, read_size], and the state."""
         raise NotImplementedError
+
+    def addresses(self, interface: Tensor, state: State) -> Addresses | None:
+        """Where a step from this state would read and write; None for a memory that has no addresses."""
+        return None

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from bench.api import BenchError, Memory, Task, method, option
+from bench.api import Addresses, BenchError, Memory, Task, method, option
 from mann.learner import MemoryMethod, shared_fields
 
 
@@ -77,6 +78,13 @@ class AttentionMemory(Memory[AttentionState]):
         query, key, value = interface.chunk(3, 1)
         read, state = self.read(query, state)
         return read, self.write(key, value, state)
+
+    def addresses(self, interface: Tensor, state: AttentionState) -> Addresses:
+        """Attention weights, the slot written, and the usage as -age (an empty slot: -inf)."""
+        query = interface.chunk(3, 1)[0]
+        _, after = self.read(query, state)
+        written = F.one_hot(after.age.argmax(1), self.options.slots).to(interface.dtype)
+        return Addresses(self.weights(query, state), written.unsqueeze(1), -state.age)
 
     def read(self, query: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
         """What a query finds, [batch, width], and the state with the slots it used made young.

@@ -34,7 +34,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bench.api import BenchError, Memory, Task, method, option
+from bench.api import Addresses, BenchError, Memory, Task, method, option
 from mann.learner import MemoryMethod, shared_fields
 
 EPSILON = 1e-8
@@ -103,11 +103,21 @@ class LRUA(Memory[LRUAState]):
 
     def forward(self, interface: Tensor, state: LRUAState) -> tuple[Tensor, LRUAState]:
         """One step; see `Memory.forward`."""
+        read, state, _ = self._step(interface, state)
+        return read, state
+
+    def addresses(self, interface: Tensor, state: LRUAState) -> Addresses:
+        """w^r and w^w of the step, the usage before it, and the gate σ(α), mean over heads."""
+        gate = self.parse(interface)[2].flatten(1).mean(1).expand(len(interface))
+        _, after, written = self._step(interface, state)
+        return Addresses(after.weights, written, state.usage, {"gate": gate})
+
+    def _step(self, interface: Tensor, state: LRUAState) -> tuple[Tensor, LRUAState, Tensor]:
         keys, values, gate = self.parse(interface)
         memory, written = self.write(values, gate, state)
         read, weights = self.read(keys, state.memory if self.options.read == "before" else memory)
         touched = (weights + written).detach().sum(1)
-        return read, LRUAState(memory, self.options.decay * state.usage + touched, weights)
+        return read, LRUAState(memory, self.options.decay * state.usage + touched, weights), written
 
     def parse(self, interface: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The interface as keys and values, [batch, heads, width], and gate σ(α), [batch or 1, heads or 1, 1]."""
