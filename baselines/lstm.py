@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from bench.api import Task, TrainedMethod, method, option
 from mann.controllers import LSTMState
-from mann.encoders import Encoder, make_encoder, unsuited_encoder
+from mann.encoders import Encoder, EncoderName, make_encoder, unsuited_encoder
 from mann.learner import SequenceLearner
 
 
@@ -39,13 +37,13 @@ class LSTM(TrainedMethod):
     """An LSTM over (x_t, y_{t-1}), the baseline of the memory-augmented network."""
 
     size: int = option(200, "units of the LSTM")
-    encoder: Literal["flat", "mlp", "conv"] = option("flat", "what the LSTM sees of an input")
-    encoder_size: int = option(64, "width of the mlp, channels of the conv net; flat has none")
+    encoder: EncoderName = option("flat", "what the LSTM sees of an input")
+    encoder_size: int = option(64, "width of the mlp, channels of the conv net, units of the rnn; flat has none")
 
     def build(self, task: Task) -> LSTMLearner:
         """A fresh learner; see `Method.build`."""
         return LSTMLearner(task, make_encoder(self.encoder, task.x_shape, self.encoder_size), self.size)
 
     def unsuited(self, task: Task) -> str | None:
-        """A convolutional encoder needs images."""
+        """Some encoders need inputs of a certain shape."""
         return unsuited_encoder(self.encoder, task.x_shape)

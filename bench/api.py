@@ -35,8 +35,8 @@ CHUNK = 10
 class Examples(NamedTuple):
     """Inputs with their labels.
 
-    x: [batch, n, *x_shape] float32. y: [batch, n] int64 class ids in 0..way-1, or [batch, n, d] (float32 values in
-    regression; int64 characters of string labels).
+    x: [batch, n, *x_shape] float32. y: [batch, n] int64 class ids in 0..way-1, or [batch, n, d] (float32 values or
+    bits in regression; int64 characters of string labels).
     """
 
     x: Tensor
@@ -68,10 +68,17 @@ class Task:
     metric: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
     online: ClassVar[bool] = False
-    """True: predictions are made by `Learner.stream` over the query, each label shown one step after its input."""
+    """True: predictions are made by `Learner.stream` over the query, each label shown one step after its input.
+
+    Where `y_size` is 0 no label is shown at all: `answer` keeps them from the learner.
+    """
     dataset: ClassVar[str | None] = None
     """Name in `bench.data` of the data set that `sample` reads; None where episodes are made from the seed alone."""
     splits: ClassVar[tuple[Split, ...]] = ("train", "val", "test")
+    solved: ClassVar[float | None] = None
+    """Validation score from which the task counts as solved; it goes into records."""
+    groups: ClassVar[tuple[str, ...]] = ()
+    """Names of the groups that `instances` numbers from 1; empty where it counts presentations of a class."""
 
     also: tuple[str, ...] = option((), "further settings to evaluate the trained learner in, e.g. way=20,shot=1")
 
@@ -87,7 +94,7 @@ class Task:
 
     @property
     def y_size(self) -> int:
-        """Width of an encoded label."""
+        """Width of an encoded label; 0 in an online task that shows none."""
         return self.n_out
 
     def data_digest(self) -> str | None:
@@ -120,6 +127,13 @@ class Task:
     def training(self) -> Task:
         """The task whose episodes training uses: this one unless training way, shot or query differ."""
         return self
+
+    def curriculum(self, step: int) -> Task:
+        """The task of one training step (from 0), a function of the step alone: `training()` unless there is a plan.
+
+        The learner is built for `training()`, so the width of inputs, labels and predictions must be that task's.
+        """
+        return self.training()
 
     def evaluations(self) -> Mapping[str, Task]:
         """Settings in which one trained learner is tested, by name; the first, named "", is the task itself.
@@ -171,7 +185,11 @@ class Task:
         return prediction.argmax(-1) == y
 
     def instances(self, y: Tensor) -> Tensor | None:
-        """In an online task, how often each label has been shown up to and including now: [batch, n], from 1."""
+        """In an online task the group, from 1, in which each prediction is counted: [batch, n]; 0 for none.
+
+        Records hold the share of right predictions in each of the first ten groups. Unless `groups` names them
+        otherwise, a group is how often the label has been shown, up to and including now.
+        """
         return None
 
 
@@ -277,11 +295,20 @@ class Learner(nn.Module):
         """Predictions after so many adaptation steps, for methods that have steps; otherwise empty."""
         return {}
 
+    def trace(self, x: Tensor, y: Tensor) -> Addresses | None:
+        """Where every step of `stream(x, y)` reads and writes, stacked along time; None where there are no addresses.
+
+        read and write: [batch, time, heads, slots]; usage: [batch, time, slots] or None; gates: [batch, time] each. No
+        gradient; predictions stay what they are, and nothing is kept.
+        """
+        return None
+
 
 def answer(learner: Learner, episode: Episode, task: Task) -> Tensor:
     """Predictions for the episode's queries under the task's protocol: [batch, n_query, n_out]."""
     if task.online:
-        return learner.stream(*episode.query)
+        x, y = episode.query
+        return learner.stream(x, y if task.y_size else y[..., :0])
     return learner(episode.support, episode.query.x)
 
 

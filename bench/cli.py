@@ -233,6 +233,37 @@ def show(
     views.print_record(views.console(), record, path)
 
 
+@app.command(epilog=_example("bench inspect 3f9c", "bench inspect -m mann -t glyphs-online --steps 0"))
+def inspect(
+    id: Annotated[
+        str | None,
+        typer.Argument(metavar="[ID]", help="A record's id, or its first digits.", autocompletion=_complete_id),
+    ] = None,
+    method: Methods = None,
+    task: Tasks = None,
+    setting: Settings = None,
+    steps: Annotated[int, typer.Option(metavar="0", help="Without an ID: 0, an untrained memory.")] = 0,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Without an ID: its seed, else 0.")] = None,
+    episode: Annotated[int, typer.Option(metavar="N", help="Which test episode, from 0.")] = 0,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to write to; else out/inspect-ID.")] = None,
+    results: Results = RESULTS,
+    data: Data = None,
+    as_json: Json = False,
+    plugin: Plugins = None,
+) -> None:
+    """Look into a memory: where it reads and writes.
+
+    Writes pictures and tables of one test episode, and prints numbers over many: does the memory find what it stored,
+    and how long does it keep it? From a record's checkpoint, or of an untrained memory.
+    """
+    _prepare(plugin, data)
+    from bench import inspection
+
+    told = inspection.inspect(inspection.choose(id, method, task, setting, steps, seed, results), episode, out, as_json)
+    if as_json:
+        _json(told)
+
+
 @app.command(epilog=_example("bench tables", "bench tables smoke --results out", "bench tables --check"))
 def tables(
     suite: Annotated[list[str] | None, typer.Argument(help="Suites; else all that have records.",

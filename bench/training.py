@@ -24,7 +24,7 @@ from bench.seeding import generator, torch_seed
 
 CHECKPOINT_S = 20.0
 INSTANCES = 10
-"""Accuracy by instance is recorded for the first ten presentations of a class."""
+"""Accuracy is recorded for the first ten presentations of a class, or the first ten groups of a task."""
 
 
 class Interrupted(Exception):
@@ -123,6 +123,7 @@ def run_cell(cell: Cell, context: Context) -> records.Record:
             if isinstance(cell.method, TrainedMethod):
                 finite = _train(cell, cell.method, training, testers[""][1], context)
             evaluations, eval_s = _test(cell, training, testers, context) if finite else ({}, 0.0)
+            diagnostics = _diagnostics(cell, testers[""][1], context) if evaluations else None
         except Interrupted:
             if training.optimiser is not None:
                 checkpoints.save_step(context.results, cell.id, training.step, training.state())
@@ -134,10 +135,12 @@ def run_cell(cell: Cell, context: Context) -> records.Record:
         result={
             "metric": cell.task.metric,
             "higher_is_better": cell.task.higher_is_better,
+            **({} if cell.task.solved is None else {"solved": cell.task.solved}),
             "selected_step": training.best_step,
             "curve": training.curve,
             "evaluations": evaluations,
             "diverged": [name for name in testers if name not in evaluations],
+            **({} if diagnostics is None else {"diagnostics": diagnostics}),
         },
         cost={
             "train_s": round(training.train_s, 3),
@@ -179,10 +182,8 @@ def evaluate(
             if by_step and not task.online:
                 for step, each in learner.by_step(episode.support, episode.query.x).items():
                     steps.setdefault(str(step), []).extend(_graded(task, each, episode))
-    instances = {"mean": [_short(h / n) if n else None for h, n in zip(hits.tolist(), shown.tolist(), strict=True)],
-                 "n": shown.tolist()}  # fmt: skip
     return _scores(scores) | {
-        "by_instance": instances if shown.any() else None,
+        "by_instance": _by_instance(task, hits.tolist(), shown.tolist()) if shown.any() else None,
         # Too many steps may diverge where the answer itself does not: such a step has no score.
         "by_step": {k: _scores(v) for k, v in steps.items() if all(map(math.isfinite, v))} or None,
     }
@@ -213,10 +214,11 @@ def _train(cell: Cell, method: TrainedMethod, training: Training, validator: Lea
             raise Interrupted
         began, cpu_began, step = time.monotonic(), time.process_time(), training.step
         rng = generator("train", task.name, task.version, setting, cell.seed, step)
-        episode = task.sample("train", method.batch, rng).to(context.device)
+        now = cell.task.curriculum(step)
+        episode = now.sample("train", method.batch, rng).to(context.device)
         learner.train()
         torch.manual_seed(torch_seed("step", cell.seed, step))  # dropout and the like: a function of the step
-        loss = learner.loss(episode, task)
+        loss = learner.loss(episode, now)
         value = loss.item()
         if not math.isfinite(value):
             training.curve.append({"step": step + 1, "loss": None, "val": None, "val_by_instance": None})
@@ -285,6 +287,14 @@ def _test(
     return evaluations, time.monotonic() - began
 
 
+def _diagnostics(cell: Cell, learner: Learner, context: Context) -> dict[str, Any] | None:
+    """What the memory did on the first test episodes; None where it has no addresses, or the task no classes."""
+    from bench import diagnostics  # brings pandas, which a cell without a memory does not need
+
+    count = min(diagnostics.EPISODES, cell.budget.test_episodes)
+    return diagnostics.examine(learner, cell.task, count, cell.seed, context.device)
+
+
 def _testers(cell: Cell, learner: Learner, device: str) -> dict[str, tuple[Task, Learner]]:
     """For each evaluation setting its task and a learner that can take the trained parameters."""
     testers = {}
@@ -321,6 +331,11 @@ def _count_instances(task: Task, prediction: Tensor, episode: Episode, hits: Ten
         here = instances == k + 1
         hits[k] += right[here].sum().item()
         shown[k] += int(here.sum())
+
+
+def _by_instance(task: Task, hits: list[float], shown: list[int]) -> dict[str, Any]:
+    means = [_short(h / n) if n else None for h, n in zip(hits, shown, strict=True)]
+    return {"mean": means, "n": shown} | ({"groups": list(task.groups)} if task.groups else {})
 
 
 def _scores(values: list[float]) -> dict[str, Any]:

@@ -6,15 +6,20 @@ interface; the memory gives r_t; the prediction is a linear map of (h_t, r_t) (S
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from bench.api import Examples, Learner, Memory, Task, TrainedMethod, option
-from mann.controllers import CONTROLLERS, Controller
-from mann.encoders import Encoder, make_encoder, unsuited_encoder
+from bench.api import Addresses, BenchError, Examples, Learner, Memory, Task, TrainedMethod, option
+from mann.ablations import ABLATIONS, AblationName
+from mann.controllers import CONTROLLERS, Controller, ControllerName
+from mann.encoders import Encoder, EncoderName, make_encoder, unsuited_encoder
+from mann.states import fork
+
+__all__ = ["MemoryLearner", "MemoryMethod", "SequenceLearner", "fork", "previous", "shared_fields", "unroll"]
 
 
 class State(NamedTuple):
@@ -25,12 +30,21 @@ class State(NamedTuple):
     memory: Any
 
 
-def fork(state: Any, copies: int) -> Any:
-    """A state with each row `copies` times in a row: one branch a query."""
-    if isinstance(state, Tensor):
-        return state.repeat_interleave(copies, 0)
-    parts = [fork(part, copies) for part in state]
-    return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
+S = TypeVar("S", bound=tuple[Any, ...])
+
+
+def unroll(memory: Memory[S], interface: Tensor, state: S | None = None) -> tuple[Tensor, S]:
+    """A memory by itself over a sequence, as `nn.LSTM` is to `nn.LSTMCell`. interface: [batch, time, interface_size].
+
+    Returns what was read, [batch, time, read_size], and the state after the last step; without a state, from the
+    initial one.
+    """
+    state = memory.initial_state(len(interface), interface) if state is None else state
+    reads = []
+    for step in interface.unbind(1):
+        read, state = memory(step, state)
+        reads.append(read)
+    return torch.stack(reads, 1), state
 
 
 def previous(labels: Tensor) -> Tensor:
@@ -114,16 +128,54 @@ class MemoryLearner(SequenceLearner):
         features = torch.cat((torch.stack(hidden, 1), torch.stack(reads, 1)), -1)
         return self.output(features), State(controller, read, memory)
 
+    @torch.no_grad()
+    def trace(self, x: Tensor, y: Tensor) -> Addresses | None:
+        """The memory is asked before each of its steps; see `Learner.trace`."""
+        found: list[Addresses | None] = []
+        asking = False
+
+        def ask(memory: Memory[Any], step: tuple[Any, ...]) -> None:
+            nonlocal asking
+            if asking:  # to tell its addresses, a memory may take the step itself
+                return
+            asking = True
+            found.append(memory.addresses(*step))
+            asking = False
+
+        hook = self.memory.register_forward_pre_hook(ask)
+        try:
+            self.stream(x, y)
+        finally:
+            hook.remove()
+        steps = [step for step in found if step is not None]
+        return stacked(steps) if steps else None
+
+
+def stacked(steps: Sequence[Addresses]) -> Addresses:
+    """Addresses of single steps, at least one, as those of a sequence; see `Learner.trace`."""
+    usage = [step.usage for step in steps if step.usage is not None]
+    return Addresses(
+        torch.stack([step.read for step in steps], 1),
+        torch.stack([step.write for step in steps], 1),
+        torch.stack(usage, 1) if usage else None,
+        {name: torch.stack([step.gates[name] for step in steps], 1) for name in steps[0].gates},
+    )
+
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryMethod(TrainedMethod):
     """What the methods of all memories share: the network around the memory. A subclass gives `memory`."""
 
-    controller: Literal["lstm", "feed-forward"] = option("lstm", "what reads the input and drives the memory")
+    controller: ControllerName = option("lstm", "what reads the input and drives the memory")
     controller_size: int = option(200, "units of the controller")
-    encoder: Literal["flat", "mlp", "conv"] = option("flat", "what the controller sees of an input")
-    encoder_size: int = option(64, "width of the mlp, channels of the conv net; flat has none")
+    encoder: EncoderName = option("flat", "what the controller sees of an input")
+    encoder_size: int = option(64, "width of the mlp, channels of the conv net, units of the rnn; flat has none")
     feed_read: bool = option(True, "the controller also sees the read of the step before")
+    ablate: AblationName = option(
+        "none",
+        "zero: reads are zeros; frozen: memory is never written; other: read from another episode of the batch",
+        late=True,
+    )
 
     def memory(self, task: Task) -> Memory[Any]:
         """A fresh memory."""
@@ -133,11 +185,19 @@ class MemoryMethod(TrainedMethod):
         """A fresh learner; see `Method.build`."""
         encoder = make_encoder(self.encoder, task.x_shape, self.encoder_size)
         memory = self.memory(task)
+        if self.ablate != "none":
+            memory = ABLATIONS[self.ablate](memory)
         controller = CONTROLLERS[self.controller](encoder.size + task.y_size, memory.read_size, self.controller_size)
         return MemoryLearner(task, encoder, controller, memory, self.feed_read)
 
+    def check(self) -> None:
+        """Refuse a batch too small for ablate=other; see `TrainedMethod.check`."""
+        super().check()
+        if self.ablate == "other" and self.batch < 2:
+            raise BenchError(f"{self.name}.ablate=other needs another episode in a batch; set batch=2 or more")
+
     def unsuited(self, task: Task) -> str | None:
-        """A convolutional encoder needs images."""
+        """Some encoders need inputs of a certain shape."""
         return unsuited_encoder(self.encoder, task.x_shape)
 
 

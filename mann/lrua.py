@@ -35,6 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.api import Addresses, BenchError, Memory, Task, method, option
+from mann.controllers import ControllerName
 from mann.learner import MemoryMethod, shared_fields
 
 EPSILON = 1e-8
@@ -164,4 +165,4 @@ class Mann(LRUAOptions, MemoryMethod):
 class MannFF(Mann):
     """The same memory with a feed-forward controller: whatever is remembered is in the memory."""
 
-    controller: Literal["lstm", "feed-forward"] = option("feed-forward", "what reads the input and drives the memory")
+    controller: ControllerName = option("feed-forward", "what reads the input and drives the memory")

@@ -350,8 +350,21 @@ def draws_well_formed_episodes(task: Task) -> None:
         assert each.score(prediction.detach(), y).shape == (2,), "one score an episode"
         if each.online:
             assert episode.support.x.shape[1] == 0, "online, the support is empty"
-            assert each.instances(y).shape == y.shape[:2], "online, each presentation has its instance"  # type: ignore[union-attr]
+            counted = each.instances(y)
+            assert each.y_size == 0 or counted is not None, "online, each presentation whose label is shown is counted"
+            assert counted is None or counted.shape == y.shape[:2], "online, each presentation has its instance"
         each.loss(prediction, y).backward()
+
+
+def keeps_its_form_in_training(task: Task) -> None:
+    """Whatever the training step, its task fits the learner that was built for training."""
+    built = task.training()
+    for step in (0, 1, 10**9):
+        now = task.curriculum(step)
+        now.check()
+        for name in ("x_shape", "y_size", "n_out"):
+            assert getattr(now, name) == getattr(built, name), f"{name} of training step {step} is another"
+        assert task.curriculum(step) == now, "the task of a step is not a function of the step"
 
 
 def draws_from_its_generator(task: Task) -> None:
@@ -439,8 +452,8 @@ def tests_alike_for_all(task: Task) -> None:
 TASK_CHECKS: dict[str, Callable[[Task], None]] = {
     check.__name__: check
     for check in (
-        draws_well_formed_episodes, draws_from_its_generator, labels_have_no_place, labels_are_dealt_anew,
-        splits_share_nothing, shows_no_image_twice, tests_alike_for_all,
+        draws_well_formed_episodes, keeps_its_form_in_training, draws_from_its_generator, labels_have_no_place,
+        labels_are_dealt_anew, splits_share_nothing, shows_no_image_twice, tests_alike_for_all,
     )
 }  # fmt: skip
 

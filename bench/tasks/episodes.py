@@ -98,6 +98,15 @@ class OnlineImages(Task):
     Classes, their labels and quarter turns are drawn anew for each episode. Training images are also turned and
     moved a little; test images go through the same resampling without it, so that both are equally sharp. A subclass
     writes `images` (drawings at a resolution below twice `size`) and `classes`.
+
+    With `persistent` above 1 a sequence is so many episodes in a row, each with classes, labels and turns of its own,
+    so that a memory meets each with what the one before left (section 4.2.1). Instances are counted within each.
+    Deviation: the paper's memory is never wiped, through all of training; here it is at the end of a sequence, since no
+    state survives a call, and gradients flow through the whole sequence. A drawing may come again in a later episode.
+
+    With `start_way` training starts with so many classes and has one more every `way_every` steps, up to `way` (the
+    paper's curriculum, figure 4: from 15, one more every 10,000 episodes, which are steps here as its 100,000 in all
+    are). A length of 0 grows with the classes, and so do the time and memory of a step.
     """
 
     online: ClassVar[bool] = True
@@ -112,6 +121,9 @@ class OnlineImages(Task):
     flat: bool = option(True, "pixels as a vector; false: as an image of one channel")
     rotation: float = option(11.25, "training images turn by up to so many degrees either way", training=True)
     shift: float = option(10.0, "training images move by up to so many 105ths of their side", training=True)
+    persistent: int = option(1, "episodes in a row that a sequence is made of; memory passes from each on", late=True)
+    start_way: int = option(0, "classes at the first training step; 0: as way throughout", training=True, late=True)
+    way_every: int = option(10000, "training steps after which there is one class more", training=True, late=True)
 
     def images(self, split: Split) -> Images:
         """The drawings of a split; called for every batch, so it must be cheap."""
@@ -123,7 +135,7 @@ class OnlineImages(Task):
 
     @property
     def steps(self) -> int:
-        """Presentations in an episode."""
+        """Presentations in an episode, of which a sequence has `persistent`."""
         return self.length or 10 * self.way
 
     @property
@@ -136,9 +148,14 @@ class OnlineImages(Task):
         """One logit a class, or one for each letter in each place of a string."""
         return self.way if self.labels == "onehot" else LETTERS * LETTERS
 
+    def curriculum(self, step: int) -> OnlineImages:
+        """As many classes as a training step has."""
+        way = min(self.start_way + step // self.way_every, self.way)
+        return replace(self, way=way) if self.start_way else self
+
     def check(self) -> None:
         """Refuse what the classes and drawings cannot give."""
-        _positive(self, "way", "steps", "size")
+        _positive(self, "way", "steps", "size", "persistent", "way_every")
         for split in self.splits:
             _enough_classes(self, split, self.way, self.classes(split))
         if self.steps > self.way * self.drawings:
@@ -150,20 +167,29 @@ class OnlineImages(Task):
             raise BenchError(f"{self.name}: a balanced length must be a multiple of way {self.way}, not {self.steps}")
         if self.rotation < 0 or self.shift < 0:
             raise BenchError(f"{self.name}: rotation {self.rotation} and shift {self.shift} must not be negative")
+        if self.start_way < 0 or (self.start_way and self.labels != "string"):
+            raise BenchError(
+                f"{self.name}: start_way must be 0, or with labels=string 1 or more, not {self.start_way} with "
+                f"labels={self.labels}: one-hot labels would grow wider in training"
+            )
+        if 0 < self.start_way < self.way:
+            replace(self, way=self.start_way).check()
 
     def draw(self, split: Split, batch: int, rng: Generator) -> Draw:
-        """Which drawings the sequences show."""
+        """Which drawings so many episodes show."""
         images = self.images(split)
         return presentations(images, batch, self.way, self.steps, self.balanced, self.quarter_turns, rng)
 
     def sample(self, split: Split, batch: int, rng: Generator) -> Episode:
-        """A batch of sequences as the query, [batch, steps, *x_shape]; the support is empty."""
-        draw = self.draw(split, batch, rng)
-        x = self.render(split, draw, rng).view(batch, self.steps, *self.x_shape)
+        """A batch of sequences as the query, [batch, persistent · steps, *x_shape]; the support is empty."""
+        episodes = batch * self.persistent
+        draw = self.draw(split, episodes, rng)
+        x = self.render(split, draw, rng)
         y = draw.label
         if self.labels == "string":
-            y = _strings(batch, self.way, rng)[np.arange(batch)[:, None], y]
-        query = _examples(x, y)
+            y = _strings(episodes, self.way, rng)[np.arange(episodes)[:, None], y]
+        in_a_row = (batch, self.persistent * self.steps)
+        query = _examples(x.view(*in_a_row, *self.x_shape), y.reshape(*in_a_row, *y.shape[2:]))
         return Episode(Examples(query.x[:, :0], query.y[:, :0]), query)
 
     def render(self, split: Split, draw: Draw, rng: Generator) -> Tensor:
@@ -195,11 +221,12 @@ class OnlineImages(Task):
         return (prediction.unflatten(-1, (LETTERS, LETTERS)).argmax(-1) == y).all(-1)
 
     def instances(self, y: Tensor) -> Tensor:
-        """How often each label has been shown up to and including now: [batch, n], from 1."""
-        same = y[:, :, None] == y[:, None]
+        """How often each label has been shown in its episode, up to and including now: [batch, n], from 1."""
+        episodes = y.unflatten(1, (self.persistent, -1)).flatten(0, 1)
+        same = episodes[:, :, None] == episodes[:, None]
         if y.ndim == 3:
             same = same.all(-1)
-        return same.tril().sum(-1)
+        return same.tril().sum(-1).view(y.shape[:2])
 
 
 def _strings(batch: int, way: int, rng: Generator) -> Ints:
