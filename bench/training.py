@@ -108,6 +108,7 @@ def run_cell(cell: Cell, context: Context) -> records.Record:
     torch.set_num_threads(context.threads)
     if context.device == "cuda":
         torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = False  # records say float32, and convolutions are to mean it
     started = _now()
     environment.reset_peak_memory(context.device)
     env = environment.describe(context.device, context.threads)
