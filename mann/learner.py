@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bench.api import Examples, Learner, Memory, Task, TrainedMethod, option
+from bench.api import BenchError, Examples, Learner, Memory, Task, TrainedMethod, option
 from mann.controllers import CONTROLLERS, Controller
 from mann.encoders import Encoder, make_encoder, unsuited_encoder
 
@@ -125,6 +125,11 @@ class MemoryMethod(TrainedMethod):
     encoder_size: int = option(64, "width of the mlp, channels of the conv net; flat has none")
     feed_read: bool = option(True, "the controller also sees the read of the step before")
 
+    def check(self) -> None:
+        """Refuse a recipe that cannot train, and networks without units."""
+        super().check()
+        refuse_below_one(self, "controller_size", "encoder_size")
+
     def memory(self, task: Task) -> Memory[Any]:
         """A fresh memory."""
         raise NotImplementedError
@@ -139,6 +144,17 @@ class MemoryMethod(TrainedMethod):
     def unsuited(self, task: Task) -> str | None:
         """A convolutional encoder needs images."""
         return unsuited_encoder(self.encoder, task.x_shape)
+
+
+def refuse_below_one(method: TrainedMethod, *names: str) -> None:
+    """Refuse sizes of which nothing can be made.
+
+    Raises:
+        BenchError: which field, and what it may be.
+    """
+    for name in names:
+        if getattr(method, name) < 1:
+            raise BenchError(f"{method.name}.{name} must be at least 1, not {getattr(method, name)}")
 
 
 def shared_fields(config: Any, cls: type) -> dict[str, Any]:
