@@ -409,9 +409,7 @@ def test_plugin_option_and_two_workers(tmp_path: Path) -> None:
 
 
 def test_json_stays_alone_on_stdout_when_plugins_print(tmp_path: Path) -> None:
-    (tmp_path / "loud.py").write_text(
-        "print('hello')\n"
-    )
+    (tmp_path / "loud.py").write_text("print('hello')\n")
     for command in (("list", "methods"), (*NET, "--workers", 2, "--seeds", "0-1")):
         said = shell(*command, "--plugin", "loud.py", "--json", cwd=tmp_path)
         assert said.code == 0, said.err
