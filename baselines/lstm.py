@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bench.api import Task, TrainedMethod, method, option
 from mann.controllers import LSTMState
 from mann.encoders import Encoder, EncoderName, make_encoder, unsuited_encoder
-from mann.learner import SequenceLearner
+from mann.learner import SequenceLearner, refuse_below_one
 
 
 class LSTMLearner(SequenceLearner):
@@ -39,6 +39,11 @@ class LSTM(TrainedMethod):
     size: int = option(200, "units of the LSTM")
     encoder: EncoderName = option("flat", "what the LSTM sees of an input")
     encoder_size: int = option(64, "width of the mlp, channels of the conv net, units of the rnn; flat has none")
+
+    def check(self) -> None:
+        """Refuse a recipe that cannot train, and networks without units."""
+        super().check()
+        refuse_below_one(self, "size", "encoder_size")
 
     def build(self, task: Task) -> LSTMLearner:
         """A fresh learner; see `Method.build`."""

@@ -20,11 +20,12 @@ from bench import data
 from bench.config import as_dict, canonical, override
 from bench.errors import BenchError, MissingData, Unsuited
 from bench.registry import method, option, task
+from bench.rmsprop import RMSProp
 from bench.seeding import generator
 
 __all__ = [
-    "Addresses", "BenchError", "Episode", "Examples", "Generator", "Learner", "Memory", "Method", "MissingData", "Split", "Task",
-    "TrainedMethod", "Unsuited", "answer", "generator", "method", "option", "task",
+    "Addresses", "BenchError", "Episode", "Examples", "Generator", "Learner", "Memory", "Method", "MissingData",
+    "Split", "Task", "TrainedMethod", "Unsuited", "answer", "generator", "method", "option", "task",
 ]  # fmt: skip
 
 Split = Literal["train", "val", "test"]
@@ -231,7 +232,7 @@ class TrainedMethod(Method):
 
     batch: int = option(16, "episodes per training step")
     lr: float = option(1e-3, "learning rate")
-    optimizer: Literal["adam", "rmsprop"] = option("adam", "rmsprop: centred, decay .95, momentum .9, ε 1e-4")
+    optimizer: Literal["adam", "rmsprop"] = option("adam", "rmsprop: as Graves 2013, decay .95, momentum .9, ε 1e-4")
     halve_every: int = option(0, "halve the learning rate every so many steps; 0: never")
     clip: float = option(0.0, "clip the gradient's global norm; 0: never")
 
@@ -254,9 +255,7 @@ class TrainedMethod(Method):
         """The optimiser of a fresh learner; override for parameter groups or another rule."""
         if self.optimizer == "adam":
             return torch.optim.Adam(learner.parameters(), self.lr)
-        # After Graves 2013 (arXiv:1308.0850, eq. 38-41), in PyTorch's form, which adds ε outside of the root and so
-        # moves parameters with small gradients much further than Graves's equations do.
-        return torch.optim.RMSprop(learner.parameters(), self.lr, alpha=0.95, eps=1e-4, momentum=0.9, centered=True)
+        return RMSProp(learner.parameters(), self.lr)
 
     def rate(self, step: int) -> float:
         """Learning rate at a step (from 0)."""
@@ -339,6 +338,8 @@ class Memory(nn.Module, Generic[State]):
     """Width of what a controller must emit at each step."""
     read_size: int
     """Width of what it gets back."""
+    consumes_state: ClassVar[bool] = False
+    """True: a step changes the state that it is given, which serves once; copy a state to step from it again."""
 
     def initial_state(self, batch: int, like: Tensor) -> State:
         """The state before the first step, with `like`'s dtype and device."""

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-import atexit
-import json
 import os
+import signal
+import threading
+
+if _early := (
+    threading.current_thread() is threading.main_thread()
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):
+    # Ctrl-C while the modules below are imported: there is nothing to stop yet, and nothing to say.
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
+
+import atexit
+import contextlib
+import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -190,7 +201,8 @@ def run(
     plan = grid.plan(suite, method or (), task or (), seeds, setting or (), steps)
     cells = grid.shard(plan.cells, shard) if shard else plan.cells
     request = running.Request(suite, cells, plan.notes, results, workers, threads, device, picture)
-    code, told = running.dry_run(request, as_json) if dry_run else running.run(request, as_json)
+    with _stdout_for_json(as_json):
+        code, told = running.dry_run(request, as_json) if dry_run else running.run(request, as_json)
     if as_json:
         _json(told)
     if code == INTERRUPTED:
@@ -405,7 +417,8 @@ def _prepare(plugins: Sequence[Path] | None, data: Path | None = None, quiet: bo
         os.environ["BENCH_PLUGINS"] = os.pathsep.join([*mine, *others])
     from bench import registry
 
-    registry.load()
+    with contextlib.redirect_stdout(sys.stderr), _interrupted_at_once():  # what plug-ins print is no output of ours
+        registry.load()
     if not quiet:
         for origin, why in registry.failures.items():
             typer.echo(f"warning: {origin} could not be loaded and is left out: {' '.join(why.split())}", err=True)
@@ -421,3 +434,42 @@ def _data_folder(data: Path | None) -> None:
 
 def _json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1, default=str))
+
+
+@contextlib.contextmanager
+def _stdout_for_json(wanted: bool) -> Iterator[None]:
+    """Whatever methods and tasks print meanwhile, here or in worker processes, goes to stderr."""
+    if not wanted:
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+@contextlib.contextmanager
+def _interrupted_at_once() -> Iterator[None]:
+    """Ctrl-C ends the process on the spot: as an exception in the middle of torch's import it would be a crash."""
+    if not _usual_ctrl_c():
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _usual_ctrl_c() -> bool:
+    in_main = threading.current_thread() is threading.main_thread()
+    return in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+if _early:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

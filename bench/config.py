@@ -1,4 +1,4 @@
-"""Configs are frozen dataclasses: typed conversion from text, checked replacement, canonical JSON."""
+"""Configs are frozen dataclasses: typed conversion from text, checked replacement, canonical JSON, shapes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -14,6 +15,10 @@ from typing import Any, Literal, TypeVar
 from bench.errors import BenchError
 
 C = TypeVar("C")
+WHOLE, NUMBER, TEXT, TRUTH, NONE, MISSING = (int,), (int, float), (str,), (bool,), (type(None),), (type(...),)
+PLAIN = NUMBER + TEXT + TRUTH + NONE
+"""Shapes of values without parts; see `misfit`."""
+INFINITE = frozenset({math.inf, -math.inf})
 _BOOLEANS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 
 
@@ -44,6 +49,36 @@ def as_dict(config: Any) -> dict[str, Any]:
     return values
 
 
+def misfit(value: Any, shape: Any) -> str:
+    """Where a JSON or TOML value is not of a shape, and what is there, as ".cost.train_s is 'soon'"; "" where it is.
+
+    A shape is a list with the shape of every item, a dict with the shape of every key (... for those that are not
+    named), or a tuple of types and such shapes, one of which must fit; a key that is not there has the type of MISSING.
+    No number may be infinite.
+    """
+    if type(value) in shape:
+        return "" if value not in INFINITE else f" is {value}"
+    for part in shape if isinstance(shape, tuple) else (shape,):
+        if type(part) is type(value):
+            return _misfit_of_parts(value, part)
+    if value is ...:
+        return " is missing"
+    return " is unknown" if shape is MISSING else f" is {reprlib.repr(value)}"
+
+
+def _misfit_of_parts(value: Any, shape: Any) -> str:
+    if isinstance(value, list):
+        each = shape[0]
+        if all(kind in each for kind in set(map(type, value))) and INFINITE.isdisjoint(value):
+            return ""  # long lists of numbers need no Python loop
+        return next((f"[{i}]{wrong}" for i, item in enumerate(value) if (wrong := misfit(item, each))), "")
+    others = shape.get(..., MISSING)
+    for key, item in (dict.fromkeys(shape, ...) | value).items():
+        if key is not ... and (wrong := misfit(item, shape.get(key, others))):
+            return (f".{key}" if key.isidentifier() else f"[{reprlib.repr(key)}]") + wrong
+    return ""
+
+
 def convert(cls: type, key: str, value: Any) -> Any:
     """A value, from text, TOML or JSON, as the type of the field `key` of a config class.
 
@@ -59,8 +94,8 @@ def convert(cls: type, key: str, value: Any) -> Any:
         raise BenchError(unknown(f"field of {owner}", key, names))
     try:
         return _convert(hints[key], value)
-    except (ValueError, TypeError, KeyError):
-        raise BenchError(f"{owner}.{key} must be {describe(hints[key])}, not {value!r}") from None
+    except (ValueError, TypeError, KeyError, OverflowError):
+        raise BenchError(f"{owner}.{key} must be {describe(hints[key])}, not {reprlib.repr(value)}") from None
 
 
 def _convert(kind: Any, value: Any) -> Any:

@@ -33,8 +33,8 @@ def frame(records: Iterable[Any], expected: Iterable[Mapping[str, Any]] = ()) ->
     """One row per record and evaluation setting, sorted by task, setting, method and seed.
 
     records: `Record`s, or dicts of the same shape. A diverged record has a row for each setting that it would have been
-    tested in, with mean NaN. expected: specs that should have been recorded; those that were not become rows with the
-    outcome "missing".
+    tested in, with mean NaN; so has a setting that diverged alone, which may have scores by step. expected: specs that
+    should have been recorded; those that were not become rows with the outcome "missing".
     """
     recorded = plain(records)
     measured = _measured(recorded)
@@ -107,11 +107,12 @@ def _rows(record: Mapping[str, Any], measured: Mapping[str, set[str]]) -> list[d
         shared
         | {"outcome": "diverged", "evaluation": name, "mean": None, "n_episodes": 0, "fields": fields, "scores": {}}
         for name, fields in _would_be(spec, measured.get(task["name"])).items()
-        if name in result.get("diverged", ())
+        if name in result.get("diverged", ()) and name not in evaluations
     ]
     return lost + [
         shared
         | {
+            "outcome": "diverged" if scores["mean"] is None else "ok",
             "evaluation": name,
             "mean": scores["mean"],
             "n_episodes": len(scores["per_episode"]),
@@ -141,7 +142,7 @@ def _would_be(spec: Mapping[str, Any], measured: set[str] | None) -> dict[str, d
     }
     settings = {"": base}
     for text in fields.get("also", ()):
-        changes = dict(part.split("=", 1) for part in text.split(","))
+        changes = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
         settings[text] = base | {key: _value(value) for key, value in changes.items()}
     return settings
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
+import numbers
 import re
+import reprlib
 import shlex
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +21,7 @@ from bench.config import as_dict, build, convert, digest
 from bench.errors import BenchError, MissingData, Unsuited
 
 SUITES = Path(__file__).parent / "suites"
+LARGEST_SEED = 10**9 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +100,7 @@ def plan(
     suite: str | None = None,
     methods: Sequence[str] = (),
     tasks: Sequence[str] = (),
-    seeds: str | Iterable[int] | None = None,
+    seeds: str | int | Iterable[int] | None = None,
     settings: Sequence[str] = (),
     steps: int | None = None,
     offline: bool = False,
@@ -110,7 +114,7 @@ def plan(
         BenchError: unknown names, malformed settings, or nothing left to run.
     """
     if suite is not None:
-        blocks = _suite_blocks(suite)
+        blocks = read_suite(suite)["grid"]
     elif methods and tasks:
         blocks = [{"methods": list(methods), "tasks": list(tasks)}]
     else:
@@ -134,8 +138,8 @@ def plan(
             m.check()
         for t in all_tasks:
             t.check()
-            for each in t.evaluations().values():
-                each.check()
+            for name, each in t.evaluations().items():
+                _check_further(t, name, each)
         block_seeds = parse_seeds(seeds if seeds is not None else block.get("seeds", "0"))
         try:
             for t in all_tasks if not offline else ():
@@ -171,20 +175,26 @@ def read_suite(name: str) -> dict[str, Any]:
     """A suite's content: by name, or from a path to a .toml file.
 
     Raises:
-        BenchError: no such suite, or not valid TOML.
+        BenchError: no such suite, not valid TOML, or blocks that are not as they must be.
     """
     path = Path(name) if name.endswith(".toml") else SUITES / f"{name}.toml"
-    if not path.is_file():
-        raise BenchError(registry.unknown("suite", name, suites(), "bench list suites"))
+    shown = name if len(name) <= 200 else f"{name[:200]}…"
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BenchError(f"the suite {path} is not valid TOML: {error}") from None
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BenchError(registry.unknown("suite", shown, suites(), "bench list suites")) from None
+    except OSError as error:
+        raise BenchError(f"the suite {shown} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise BenchError(f"the suite {shown} is not valid TOML: {error}") from None
+    _check_blocks(shown, content.get("grid"))
+    return content
 
 
-def _suite_blocks(name: str) -> list[dict[str, Any]]:
-    blocks = read_suite(name).get("grid")
+def _check_blocks(name: str, blocks: Any) -> None:
     known = {"methods", "tasks", "seeds", "budget", "optional"}
+    kinds = {"methods": (list, "a list"), "tasks": (list, "a list"), "budget": (dict, "a table"),
+             "optional": (bool, "true or false")}  # fmt: skip
     if not isinstance(blocks, list) or not blocks:
         raise BenchError(f"the suite {name} has no [[grid]] block; it needs one with methods and tasks")
     for block in blocks:
@@ -192,29 +202,31 @@ def _suite_blocks(name: str) -> list[dict[str, Any]]:
             raise BenchError(
                 f"a [[grid]] block of {name} needs methods and tasks, and may have seeds, budget, optional"
             )
-        for key, kind in (("methods", list), ("tasks", list), ("budget", dict)):
+        for key, (kind, words) in kinds.items():
             if not isinstance(block.get(key, kind()), kind):
-                raise BenchError(f"{key} of a [[grid]] block of {name} must be a {'list' if kind is list else 'table'}")
-    return blocks
+                raise BenchError(f"{key} of a [[grid]] block of {name} must be {words}, not {reprlib.repr(block[key])}")
+        parse_seeds(block.get("seeds", "0"))
 
 
 def parse_seeds(seeds: str | int | Iterable[int]) -> list[int]:
     """Seeds from "0-4", "3", "0,2,5-7" or integers, without repeats, in order.
 
     Raises:
-        BenchError: malformed, empty or negative.
+        BenchError: malformed, empty, negative or above 999,999,999.
     """
     if isinstance(seeds, str):
         found: list[int] = []
         for part in seeds.split(","):
             ends = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
             if not ends or (ends[2] and int(ends[2]) < int(ends[1])) or int(ends[2] or 0) - int(ends[1]) > 100_000:
-                raise BenchError(f"seeds are written 0-4, 3 or 0,2,5-7; '{seeds}' is not understood")
+                raise BenchError(f"seeds are written 0-4, 3 or 0,2,5-7; {reprlib.repr(seeds)} is not understood")
             found += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
     else:
         found = list(seeds) if isinstance(seeds, Iterable) else [seeds]
-        if not all(isinstance(s, int) and s >= 0 for s in found):
-            raise BenchError(f"seeds are whole numbers from 0, not {found}")
+        for seed in found:  # a number of NumPy's is one too
+            if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
+                raise BenchError(f"seeds are whole numbers from 0 to {LARGEST_SEED:,}, not {reprlib.repr(seed)}")
+        found = [int(seed) for seed in found]
     if not found:
         raise BenchError("no seeds given; write 0-4, 3 or 0,2,5-7")
     return list(dict.fromkeys(found))
@@ -262,6 +274,15 @@ def command(spec: Mapping[str, Any]) -> str:
             value = "none" if value is None else value
             parts.append(f"--set {shlex.quote(f'{target}.{f.name}={value}')}")
     return " ".join(parts)
+
+
+def _check_further(task: Task, name: str, setting: Task) -> None:
+    """Check a setting that a trained learner is tested in: of the splits it draws from the test split alone."""
+    if setting.also or re.search(r"(^|,)\s*also\s*=", name):
+        raise BenchError(f"{task.name}.also={name} sets also itself; further settings are joined by +: way=5+way=20")
+    setting = copy.copy(setting)
+    object.__setattr__(setting, "splits", ("test",))
+    setting.check()
 
 
 def _fit(budget: Budget, method: Method, task: Task) -> Budget:

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 def run(
     suite: str | None = None,
     *,
-    methods: Sequence[str] = (),
-    tasks: Sequence[str] = (),
-    seeds: str | Iterable[int] | None = None,
-    set: Sequence[str] = (),
+    methods: str | Sequence[str] = (),
+    tasks: str | Sequence[str] = (),
+    seeds: str | int | Iterable[int] | None = None,
+    set: str | Sequence[str] = (),
     steps: int | None = None,
     data: str | os.PathLike[str] | None = None,
     results: str | os.PathLike[str] = "results",
@@ -34,9 +34,9 @@ def run(
 
     Args:
         suite: name of a suite or path of a .toml file; or give methods and tasks.
-        methods, tasks: names or patterns such as "mann*".
+        methods, tasks: names or patterns such as "mann*", or one of them.
         seeds: "0-4" or integers.
-        set: settings such as "mann.slots=256".
+        set: settings such as "mann.slots=256", or one of them.
         steps: training steps; short for set=["budget.steps=..."].
         data: folder of data sets; default `$BENCH_DATA`.
         results: folder of records.
@@ -50,6 +50,7 @@ def run(
     """
     if data is not None:
         os.environ["BENCH_DATA"] = str(data)
+    methods, tasks, set = ([each] if isinstance(each, str) else each for each in (methods, tasks, set))
     plan = grid.plan(suite, methods, tasks, seeds, set, steps)
     context = Context(Path(results), device_of(device), threads_for(workers, threads), report)
     pending = [c for c in plan.cells if not records.path_of(context.results, c.spec).exists()]

@@ -20,6 +20,7 @@ from bench import published
 from bench.frames import PERCENT
 
 NONE = "—"
+MOST_CLASSES = 100_000
 BESIDE = 3
 """At most so many published rows under one of ours."""
 PAPERS = "± over episodes, as papers print it"
@@ -138,7 +139,7 @@ def _wide(section: pd.DataFrame, made: pd.DataFrame) -> list[str]:
         first = cells[""]
         rows.append(
             {"method": str(method)}
-            | {names[at]: _mean(cell) for at, cell in cells.items()}
+            | {names[at]: _mean(cell) + _other_seeds(cell, first) for at, cell in cells.items()}
             | {"seeds": str(first.n_seeds), "parameters": _count(first.params), "training time": _time(first.train_s)}
         )
         widths = {names[at]: _episodes(cell) for at, cell in cells.items()}
@@ -147,9 +148,14 @@ def _wide(section: pd.DataFrame, made: pd.DataFrame) -> list[str]:
         rows += _beside(made[made["method"] == method], names, notes)
     rows += _references(section, made, names)
     columns = ["method", *names.values(), "seeds", "parameters", "training time", "same protocol"]
-    shown = pd.DataFrame(rows, columns=columns).fillna("")
+    shown = pd.DataFrame(rows, columns=columns, dtype=object).fillna("")
     measure = WORDS.get(metric, metric).capitalize()
     return [f"{measure}:", _table(shown, ("method", "same protocol")), *notes.lines()]
+
+
+def _other_seeds(cell: Any, first: Any) -> str:
+    """How many seeds are behind a cell, where that is not what the table's column says."""
+    return f" ({cell.n_seeds} seeds)" if cell.n_seeds not in (0, first.n_seeds) else ""
 
 
 def _beside(made: pd.DataFrame, names: Mapping[str, str], notes: Notes) -> list[dict[str, str]]:
@@ -197,7 +203,7 @@ def guessing(fields: Mapping[str, Any]) -> float | None:
     """Accuracy in percent of guessing in a setting: one of `way` classes, or of 5^5 strings; None without classes."""
     if fields.get("labels") == "string":
         return 100 / 5**5
-    return 100 / fields["way"] if fields.get("way") else None
+    return 100 / _way(fields) if _way(fields) else None
 
 
 def ceiling(fields: Mapping[str, Any]) -> float | None:
@@ -205,10 +211,16 @@ def ceiling(fields: Mapping[str, Any]) -> float | None:
 
     None for strings, nearly all of which are never used.
     """
-    way = fields.get("way")
+    way = _way(fields)
     if not way or fields.get("labels") == "string":
         return None
     return 100 / way * sum(1 / k for k in range(1, way + 1))
+
+
+def _way(fields: Mapping[str, Any]) -> int:
+    """Classes of an episode; 0 where the setting has none, or the field of that name is something else."""
+    way = fields.get("way")
+    return way if isinstance(way, int) and 0 < way <= MOST_CLASSES else 0
 
 
 def rows_of(table: pd.DataFrame) -> list[Any]:
@@ -231,12 +243,17 @@ def _counts(section: pd.DataFrame, made: pd.DataFrame) -> str:
     rows = section[section["at"] == ""]
     here = made[made["setting"].isin(rows["setting"])]
     cells = here.drop_duplicates("id")["outcome"].value_counts()
-    lines = [f"{cells.get('ok', 0)} cells recorded, {cells.get('missing', 0)} missing, "
+    n = cells.get("ok", 0)
+    lines = [f"{n} cell{'s' if n != 1 else ''} recorded, {cells.get('missing', 0)} missing, "
              f"{cells.get('diverged', 0)} diverged."]  # fmt: skip
     for kind in ("diverged", "missing"):
         lines += [f"{kind.capitalize()}: {_safe(text)}." for text in [_seeds(rows, kind)] if text]
     every = {seed for text in rows["seeds"] for seed in text.split()}
-    lacking = {f"{row.method} {row.seeds.replace(' ', ', ')}" for row in rows_of(rows) if {*row.seeds.split()} != every}
+    lacking = {
+        f"{row.method} {row.seeds.replace(' ', ', ')}"
+        for row in rows_of(rows)
+        if row.seeds and {*row.seeds.split()} != every
+    }
     if lacking:
         lines.append(f"Seeds differ ({', '.join(sorted(every, key=int))} in all): {_safe('; '.join(sorted(lacking)))}.")
     ok = here[here["outcome"] == "ok"]

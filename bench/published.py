@@ -38,6 +38,10 @@ FORM = {"metric_fn": "distance", "backbone": "backbone", "order": "order of grad
 RECIPE = {
     "batchnorm": "BatchNorm",
     "write_value": "what is written",
+    "head_slots": "slots of the heads",
+    "erase": "slots erased",
+    "gate": "write gate",
+    "read": "read relative to the write",
     "slots": "slots",
     "width": "slot width",
     "heads": "heads",
@@ -79,6 +83,10 @@ FIELDS = {
     "batchnorm": ("method.batch_norm",),
     "order": ("method.order",),
     "write_value": ("method.write_value",),
+    "head_slots": ("method.head_slots",),
+    "erase": ("method.erase",),
+    "gate": ("method.gate",),
+    "read": ("method.read",),
     "slots": ("method.slots",),
     "width": ("method.width",),
     "heads": ("method.heads",),
@@ -211,12 +219,12 @@ def lookup(method: str | None, task: str, **setting: Any) -> list[Published]:
 
 
 def closest(spec: Mapping[str, Any], found: list[Published], setting: Mapping[str, Any]) -> list[Published]:
-    """The rows in order of likeness: same form of the method, by its authors, in its main form, nearest protocol."""
+    """The rows in order of likeness: form of the method, by its authors, measurement, main form, protocol."""
     ours = facts(spec, setting)
 
-    def rank(row: Published) -> tuple[int, bool, bool, int]:
-        differences = [len(_reasons(ours, row, columns)) for columns in (FORM, COMPARED)]
-        return differences[0], row.by_others, bool(row.variant), differences[1]
+    def rank(row: Published) -> tuple[int, bool, int, bool, int]:
+        differences = [len(_reasons(ours, row, columns)) for columns in (FORM, MEASURED, COMPARED)]
+        return differences[0], row.by_others, differences[1], bool(row.variant), differences[2]
 
     return sorted(found, key=rank)
 

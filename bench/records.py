@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import re
+import reprlib
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -12,10 +12,67 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench import files
-from bench.config import canonical, digest
+from bench.config import MISSING, NONE, NUMBER, PLAIN, TEXT, TRUTH, WHOLE, canonical, digest, misfit
 from bench.errors import BenchError
 
 SCHEMA = 1
+ANY: Any = (*PLAIN, [PLAIN], {...: PLAIN})
+FIELDS: Any = {"also": ([TEXT], *MISSING), ...: (*PLAIN, [PLAIN])}
+SCORES: Any = {"mean": NUMBER, "per_episode": [NUMBER]}
+SHAPE: Any = {
+    "schema": WHOLE,
+    "id": TEXT,
+    "spec": {
+        "method": {"name": TEXT, "version": WHOLE, "fields": FIELDS},
+        "task": {"name": TEXT, "version": WHOLE, "fields": FIELDS, "data": TEXT + NONE},
+        "seed": WHOLE,
+        "budget": {"steps": WHOLE, ...: PLAIN},
+    },
+    "outcome": TEXT,
+    "result": {
+        "metric": TEXT,
+        "higher_is_better": TRUTH,
+        "selected_step": WHOLE + NONE,
+        "curve": [{"step": WHOLE, "loss": NUMBER + NONE, "val": NUMBER + NONE, ...: ANY}],
+        "evaluations": {
+            ...: {
+                "mean": NUMBER + NONE,
+                "per_episode": [NUMBER],
+                "by_instance": (*NONE, {"mean": [NUMBER + NONE], "n": [WHOLE]}),
+                "by_step": (*NONE, {...: SCORES}),
+                "setting": FIELDS,
+                ...: ANY,
+            }
+        },
+        "diverged": ([TEXT], *MISSING),
+        ...: ANY,
+    },
+    "cost": {
+        "train_s": NUMBER,
+        "eval_s": NUMBER,
+        "params": WHOLE,
+        "peak_bytes": WHOLE,
+        "train_episodes_per_s": NUMBER + NONE,
+        ...: ANY,
+    },
+    "data": (*NONE, {"name": TEXT, "sha256": TEXT + NONE}),
+    "env": {
+        "commit": TEXT + NONE + MISSING,
+        "dirty": TRUTH + NONE + MISSING,
+        "device": TEXT + NONE + MISSING,
+        "threads": WHOLE + MISSING,
+        "plugins": ({...: TEXT}, *MISSING),
+        "resumed": ([{...: PLAIN}], *MISSING),
+        ...: ANY,
+    },
+    "started": TEXT,
+    "finished": TEXT,
+}
+"""What is in a file, see `config.misfit`. Readers rely on it and check no types of their own."""
+DIGITS = 300
+"""Whole numbers that are longer are refused: no float is as large."""
+LARGEST = 10**18
+"""Seeds, steps and versions stay below it, so that arrays can hold them."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +85,7 @@ class Record:
     outcome: Literal["ok", "diverged"]
     result: dict[str, Any]
     """metric, higher_is_better, selected_step, curve, diverged (the settings whose scores were not finite), and
-    evaluations {setting: mean, per_episode, by_instance, by_step, setting}."""
+    evaluations {setting: mean (None where it diverged), per_episode, by_instance, by_step, setting}."""
     cost: dict[str, Any]
     """train_s, train_cpu_s, eval_s, params, peak_bytes, train_episodes_per_s."""
     data: dict[str, Any] | None
@@ -93,23 +150,25 @@ def read(path: Path) -> Record:
         BenchError: not JSON, a newer schema, a NaN, missing parts, or an id that does not match its spec.
     """
     try:
-        content = json.loads(path.read_bytes(), parse_constant=_no_nan)
+        text = path.read_bytes().decode()
+        content = _PARSER.decode(text)
+        if "\\u" in text:
+            json.dumps(content, ensure_ascii=False).encode()  # refuses half a character, which nothing could print
     except OSError as error:
         raise BenchError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise BenchError(f"{path} is not a record: {error}") from None
     schema = content.get("schema") if isinstance(content, dict) else None
-    if not isinstance(schema, int):
+    if type(schema) is not int:
         raise BenchError(f"{path} is not a record: it has no schema number")
     if schema > SCHEMA:
         raise BenchError(
             f"{path} has schema {schema}, newer than this version's {SCHEMA}; upgrade mannbench to read it"
         )
-    try:
-        record = Record(**content)
-        _check(record)
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
-        raise BenchError(f"{path} is not a whole record: {error}") from None
+    wrong = misfit(content, SHAPE).removeprefix(".") or _contradiction(content)
+    if wrong:
+        raise BenchError(f"{path} is not a whole record: {wrong}")
+    record = Record(**content)
     if digest(record.spec) != record.id:
         raise BenchError(f"{path} has the id {record.id}, but its spec gives {digest(record.spec)}; it was altered")
     return record
@@ -152,31 +211,35 @@ def _paths(results: Path) -> Iterator[Path]:
     return (p for p in sorted((results / "runs").glob("*/*/s*-*.json")) if not p.name.startswith("."))
 
 
-def _no_nan(text: str) -> None:
-    raise ValueError(f"it holds {text}")
+def _refuse(text: str) -> Any:
+    raise ValueError(f"it holds {text[:30]}")
 
 
-def _check(record: Record) -> None:
-    for part in ("method", "task"):
-        entry = record.spec[part]
-        if not isinstance(entry["name"], str) or not isinstance(entry["fields"], dict):
-            raise ValueError(f"its {part} has no name or fields")
-        if not isinstance(entry["version"], int):
-            raise ValueError(f"its {part} has no version number")
-    if not isinstance(record.spec["seed"], int) or not isinstance(record.spec["budget"], dict):
-        raise ValueError("its seed or budget is missing")
-    if record.outcome not in ("ok", "diverged"):
-        raise ValueError(f"its outcome is '{record.outcome}'")
-    if not isinstance(record.result["metric"], str) or not isinstance(record.result["curve"], list):
-        raise ValueError("its result has no metric or curve")
-    evaluations = record.result["evaluations"]
-    if record.outcome == "ok" and "" not in evaluations:
-        raise ValueError("it has no evaluation")
-    for evaluation in evaluations.values():
-        float(evaluation["mean"])
-        if not all(isinstance(v, (int, float)) for v in evaluation["per_episode"]):
-            raise ValueError("its scores are not numbers")
-        if not math.isfinite(evaluation["mean"] + sum(evaluation["per_episode"])):
-            raise ValueError("it holds a score that is not finite")
-    if not isinstance(record.cost, dict) or not isinstance(record.env, dict):
-        raise ValueError("its cost or environment is missing")
+def _whole(text: str) -> int:
+    return int(text) if len(text) <= DIGITS else _refuse(text)
+
+
+_PARSER = json.JSONDecoder(parse_int=_whole, parse_constant=_refuse)
+
+
+def _contradiction(content: dict[str, Any]) -> str:
+    """What no shape can say."""
+    outcome, evaluations, spec = content["outcome"], content["result"]["evaluations"], content["spec"]
+    counts = (spec["seed"], spec["budget"]["steps"], spec["method"]["version"], spec["task"]["version"])
+    if max(map(abs, counts)) >= LARGEST:
+        return "spec has a seed, version or number of steps that is too large"
+    if not re.fullmatch("[0-9a-f]{12}", content["id"]):
+        return f"id is {reprlib.repr(content['id'])}"
+    if outcome not in ("ok", "diverged"):
+        return f"outcome is {reprlib.repr(outcome)}"
+    if outcome == "ok" and evaluations.get("", {"mean": None})["mean"] is None:
+        return "result.evaluations has none in the task's own setting"
+    for name, scores in evaluations.items():
+        if scores["mean"] is None and name not in content["result"].get("diverged", ()):
+            return f"result.evaluations[{reprlib.repr(name)}] has no mean and is not said to have diverged"
+        by_instance, by_step = scores["by_instance"], scores["by_step"]
+        if by_instance and len(by_instance["mean"]) != len(by_instance["n"]):
+            return f"result.evaluations[{reprlib.repr(name)}].by_instance has other counts than means"
+        if not all(step.isdecimal() and len(step) < 10 for step in by_step or ()):
+            return f"result.evaluations[{reprlib.repr(name)}].by_step has a step that is no number"
+    return ""

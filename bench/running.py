@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import executor, grid, live, records, views
-from bench.errors import BenchError, MissingData
+from bench.errors import BenchError
 from bench.executor import Outcome
 from bench.grid import Cell
 from bench.library import threads_for
@@ -177,11 +177,11 @@ def status(suite: str | None, results: Path, as_json: bool) -> dict[str, Any]:
 
 
 def _plan(suite: str) -> grid.Plan:
-    """A suite's cells; those whose data is missing here can be counted all the same."""
+    """A suite's cells; those whose data is missing or damaged here can be counted all the same."""
     try:
         return grid.plan(suite)
-    except MissingData as missing:
-        return replace(grid.plan(suite, offline=True), notes=[str(missing)])
+    except BenchError as problem:
+        return replace(grid.plan(suite, offline=True), notes=[str(problem)])
 
 
 def _say_notes(request: Request, store: Store) -> None:

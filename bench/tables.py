@@ -35,12 +35,19 @@ def t_half_width(values: Sequence[float]) -> float:
     n = len(values)
     if n < 2:
         return math.nan
-    return float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+    return float(stats.t.ppf(0.975, n - 1) * spread(values) / math.sqrt(n))
 
 
 def episode_half_width(scores: Sequence[float]) -> float:
     """What few-shot papers print: 1.96 s / √n over the test episodes of one trained model; NaN for fewer than two."""
-    return float(1.96 * np.std(scores, ddof=1) / math.sqrt(len(scores))) if len(scores) > 1 else math.nan
+    return 1.96 * spread(scores) / math.sqrt(len(scores)) if len(scores) > 1 else math.nan
+
+
+def spread(values: Sequence[float]) -> float:
+    """Standard deviation of a sample; exactly 0 of equal values, whose mean may be rounded. NaN for fewer than two."""
+    if len(values) < 2:
+        return math.nan
+    return float(np.std(values, ddof=1)) if min(values) < max(values) else 0.0
 
 
 # ------------------------------------------------------------------------------------------------------------- summary
@@ -91,8 +98,6 @@ def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[di
         "setting": setting,
         "method": method,
         "metric": metric,
-        "n_seeds": ok["seed"].nunique(),
-        "seeds": _joined(ok["seed"]),
         "diverged": _joined(group.loc[group["outcome"] == "diverged", "seed"]),
         "missing": _joined(group.loc[group["outcome"] == "missing", "seed"]),
         "params": ok["params"].mean(),
@@ -101,16 +106,18 @@ def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[di
     }
     spec, fields = group["spec"].iloc[0], group["fields"].iloc[0]
     rows = []
-    for at, values, errors, count in _places(task, metric, ok):
+    for at, there, values, errors, count in _places(task, metric, group):
         found = _beside(spec, fields, at)
         match = published.protocol_match(spec, found[0], fields) if found else None
         rows.append({
             **shared,
             "at": at,
+            "n_seeds": there["seed"].nunique(),
+            "seeds": _joined(there["seed"]),
             "mean": float(np.mean(values)) if values else math.nan,
             "half_width": t_half_width(values),
             "episode_half_width": float(np.mean(errors)) if errors else math.nan,
-            "sd": float(np.std(values, ddof=1)) if len(values) > 1 else math.nan,
+            "sd": spread(values),
             "count": count,
             "published": found[0].value if found else math.nan,
             "published_ci95": found[0].ci95 if found else None,
@@ -122,27 +129,36 @@ def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[di
     return rows
 
 
-def _places(task: str, metric: str, ok: pd.DataFrame) -> Iterable[tuple[str, list[float], list[float], int | None]]:
-    """Everything that a group of records of one method measured: where, the mean of each seed, ± over episodes, n."""
-    scores = list(ok["scores"])
+def _places(
+    task: str, metric: str, group: pd.DataFrame
+) -> Iterable[tuple[str, pd.DataFrame, list[float], list[float], int | None]]:
+    """All that records of one method measured: where, which rows of the frame, each one's mean, ± over episodes, n."""
     scale = 1 if metric not in PERCENT else 100
+    ok = group[group["outcome"] == "ok"]
 
-    def over(parts: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float], None]:
+    def over(there: pd.DataFrame, parts: list[Any]) -> tuple[pd.DataFrame, list[float], list[float], None]:
         widths = [scale * episode_half_width(p["per_episode"]) for p in parts]
-        return [_shown(metric, p["mean"]) for p in parts], [w for w in widths if not math.isnan(w)], None
+        return there, [_shown(metric, p["mean"]) for p in parts], [w for w in widths if not math.isnan(w)], None
 
-    yield "", *over(scores)
-    by_instance = [s["by_instance"] for s in scores if s.get("by_instance")]
-    for k in INSTANCES if by_instance else ():
-        there = [s for s in by_instance if len(s["mean"]) >= k and s["mean"][k - 1] is not None]
-        yield f"instance {k}", [_shown(metric, s["mean"][k - 1]) for s in there], [], sum(s["n"][k - 1] for s in there)
-    by_step = [s["by_step"] for s in scores if s.get("by_step")]
-    for step in sorted({int(step) for s in by_step for step in s}):
-        yield f"step {step}", *over([s[str(step)] for s in by_step if str(step) in s])
+    yield "", *over(ok, list(ok["scores"]))
+    for k in INSTANCES if any(s.get("by_instance") for s in ok["scores"]) else ():
+        there = ok[[_instance(s, k) is not None for s in ok["scores"]]]
+        means = [_shown(metric, _instance(s, k)) for s in there["scores"]]
+        yield f"instance {k}", there, means, [], sum(s["by_instance"]["n"][k - 1] for s in there["scores"])
+    # A setting that diverged may have scores after fewer steps.
+    for step in sorted({int(step) for s in group["scores"] for step in s.get("by_step") or ()}):
+        there = group[[str(step) in (s.get("by_step") or ()) for s in group["scores"]]]
+        yield f"step {step}", *over(there, [s["by_step"][str(step)] for s in there["scores"]])
     if task == "lake":
         for run in range(RUNS):
-            errors = [[_shown(metric, v) for v in s["per_episode"][run::RUNS]] for s in scores]
-            yield f"run {run + 1}", [float(np.mean(e)) for e in errors if e], [], None
+            errors = [[_shown(metric, v) for v in s["per_episode"][run::RUNS]] for s in ok["scores"]]
+            yield f"run {run + 1}", ok, [float(np.mean(e)) for e in errors if e], [], None
+
+
+def _instance(scores: Mapping[str, Any], k: int) -> float | None:
+    """Accuracy at the k-th instance, where a record has it."""
+    means = (scores.get("by_instance") or {"mean": ()})["mean"]
+    return means[k - 1] if len(means) >= k else None
 
 
 def _beside(spec: Mapping[str, Any], fields: Mapping[str, Any], at: str) -> list[published.Published]:

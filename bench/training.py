@@ -108,6 +108,7 @@ def run_cell(cell: Cell, context: Context) -> records.Record:
     torch.set_num_threads(context.threads)
     if context.device == "cuda":
         torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = False  # records say float32, and convolutions are to mean it
     started = _now()
     environment.reset_peak_memory(context.device)
     env = environment.describe(context.device, context.threads)
@@ -139,7 +140,7 @@ def run_cell(cell: Cell, context: Context) -> records.Record:
             "selected_step": training.best_step,
             "curve": training.curve,
             "evaluations": evaluations,
-            "diverged": [name for name in testers if name not in evaluations],
+            "diverged": [name for name in testers if evaluations.get(name, {"mean": None})["mean"] is None],
             **({} if diagnostics is None else {"diagnostics": diagnostics}),
         },
         cost={
@@ -269,9 +270,10 @@ def _add_point(cell: Cell, training: Training, validator: Learner | None, contex
 def _test(
     cell: Cell, training: Training, testers: dict[str, tuple[Task, Learner]], context: Context
 ) -> tuple[dict[str, Any], float]:
-    """Touch the test split once, in every setting. Returns the evaluations that are finite, and seconds.
+    """Touch the test split once, in every setting. Returns the evaluations, and seconds.
 
-    There are none where the task itself is not finite; a further setting that is not is left out alone.
+    There are none where the task itself is not finite. A further setting that is not loses its scores alone: it keeps
+    those after fewer steps, for without them the seeds that are left would look better than they all were.
     """
     began = time.monotonic()
     evaluations = {}
@@ -280,10 +282,12 @@ def _test(
         if training.best:
             learner.load_state_dict(training.best)
         scores = evaluate(learner, task, "test", cell.budget.test_episodes, cell.seed, context, by_step=True)
-        if all(math.isfinite(s) for s in scores["per_episode"]):
-            evaluations[name] = scores | {"setting": json.loads(canonical(task.setting()))}
-        elif not name:
+        finite = all(math.isfinite(s) for s in scores["per_episode"])
+        if not finite and not name:
             break
+        if finite or scores["by_step"]:
+            lost: dict[str, Any] = {} if finite else {"mean": None, "per_episode": []}
+            evaluations[name] = scores | lost | {"setting": json.loads(canonical(task.setting()))}
     return evaluations, time.monotonic() - began
 
 

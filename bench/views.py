@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import math
 import os
+import shlex
 import statistics
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -150,6 +152,8 @@ def names(spec: Mapping[str, Any]) -> tuple[str, str]:
 def score(metric: str, evaluation: Mapping[str, Any]) -> str:
     """Mean over episodes ± the papers' closed 95 % interval, 1.96 σ/√n: accuracy in percent, errors as they are."""
     mean, half = evaluation["mean"], half_width(evaluation["per_episode"])
+    if mean is None:
+        return "diverged"
     if metric == "accuracy":
         return f"{100 * mean:.2f}" + (f" ± {100 * half:.2f}" if half is not None else "") + " %"
     return f"{mean:.4g}" + (f" ± {half:.2g}" if half is not None else "")
@@ -214,8 +218,21 @@ def again(record: Record) -> str:
     try:
         text, same = grid.command(record.spec), grid.from_spec(record.spec).id == record.id
     except BenchError as error:
-        return f"not possible with this version or without its data: {error}"
+        options = _plugin_options(record.env.get("plugins", {}))
+        missing = f"\n  (it was made with{options})" if options else ""
+        return f"not possible with this version or without its data: {error}{missing}"
+    text += _plugin_options(record.env.get("plugins", {}))
     return text if same else f"{text}\n  (code or data have changed since: this gives another id)"
+
+
+def _plugin_options(recorded: Mapping[str, str]) -> str:
+    """--plugin options for the files that a record was made with. It holds their names and sha256: those that are
+    loaded here are given by their path, and a comment names the others."""
+    here = {p.name: p for p in registry.plugin_files() if p.is_file()}
+    options = "".join(f" --plugin {shlex.quote(str(here.get(name, name)))}" for name in recorded)
+    same = {n for n, p in here.items() if hashlib.sha256(p.read_bytes()).hexdigest() == recorded.get(n)}
+    others = [f"{name} with sha256 {digest[:12]}…" for name, digest in recorded.items() if name not in same]
+    return options + (f"  # was {', '.join(others)}: the record does not say where that is" if others else "")
 
 
 def _print_spec(out: Console, record: Record) -> None:
@@ -274,7 +291,7 @@ def _print_pairs(out: Console, title: str, values: Mapping[str, Any]) -> None:
 
 
 def _value(key: str, value: Any) -> str:
-    if key == "peak_bytes":
+    if key == "peak_bytes" and isinstance(value, int):
         return f"{value:,} ({value / 2**20:,.0f} MiB)"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 

@@ -105,4 +105,4 @@ ABLATIONS: dict[AblationName, type[Ablation]] = {"zero": Zeroed, "frozen": Froze
 
 def _kept(memory: Memory[Any], state: Any) -> Any:
     """A state to take a step from that will be asked for again; a copy where a step uses its state up."""
-    return map_state(torch.clone, state) if getattr(memory, "consumes_state", False) else state
+    return map_state(torch.clone, state) if memory.consumes_state else state

@@ -237,6 +237,11 @@ def _check_recurrent(encoder: nn.RNNBase, size: int) -> None:
 class MannAttention(AttentionOptions, MemoryMethod):
     """Softmax attention over a memory that overwrites its least recently used slot, behind any controller."""
 
+    def check(self) -> None:
+        """Refuse also what the memory refuses."""
+        super().check()
+        AttentionMemory(**shared_fields(self, AttentionOptions))
+
     def memory(self, task: Task) -> AttentionMemory:
         """A fresh attention memory."""
         return AttentionMemory(**shared_fields(self, AttentionOptions))

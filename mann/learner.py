@@ -191,14 +191,26 @@ class MemoryMethod(TrainedMethod):
         return MemoryLearner(task, encoder, controller, memory, self.feed_read)
 
     def check(self) -> None:
-        """Refuse a batch too small for ablate=other; see `TrainedMethod.check`."""
+        """Refuse a recipe that cannot train, networks without units, and a batch too small for ablate=other."""
         super().check()
+        refuse_below_one(self, "controller_size", "encoder_size")
         if self.ablate == "other" and self.batch < 2:
             raise BenchError(f"{self.name}.ablate=other needs another episode in a batch; set batch=2 or more")
 
     def unsuited(self, task: Task) -> str | None:
         """Some encoders need inputs of a certain shape."""
         return unsuited_encoder(self.encoder, task.x_shape)
+
+
+def refuse_below_one(method: TrainedMethod, *names: str) -> None:
+    """Refuse sizes of which nothing can be made.
+
+    Raises:
+        BenchError: which field, and what it may be.
+    """
+    for name in names:
+        if getattr(method, name) < 1:
+            raise BenchError(f"{method.name}.{name} must be at least 1, not {getattr(method, name)}")
 
 
 def shared_fields(config: Any, cls: type) -> dict[str, Any]:

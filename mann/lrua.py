@@ -156,6 +156,11 @@ class Mann(LRUAOptions, MemoryMethod):
     Deviation: the recipe is Adam at 1e-3; the paper's own is `optimizer=rmsprop lr=1e-4`.
     """
 
+    def check(self) -> None:
+        """Refuse also what the memory refuses."""
+        super().check()
+        LRUA(**shared_fields(self, LRUAOptions))
+
     def memory(self, task: Task) -> LRUA:
         """A fresh LRUA memory."""
         return LRUA(**shared_fields(self, LRUAOptions))

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -13,6 +14,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Output is as wide as in a pipe, whatever terminal the tests were started from.
 os.environ.pop("COLUMNS", None)
 torch.set_num_threads(1)
+# No check of a test may hang on how busy the machine is.
+hypothesis.settings.register_profile("calm", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("calm")
 ROOT = Path(__file__).parent.parent
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import resource
 import signal
 import stat
@@ -54,6 +55,10 @@ TYPED = {
     "way": ((*NET, "--set", "plug-points.way=6"), ["5 classes"]),
     "way of an extra setting": ((*NET, "--set", "plug-points.also=way=6"), ["5 classes"]),
     "glyphs' way": ((*GLYPHS, "--set", "glyphs.way=2000"), ["way"]),
+    "glyphs' size": ((*GLYPHS, "--set", "glyphs.size=100000"), ["glyphs: size 100000 is more than 105"]),
+    "units": ((*GLYPHS, "--set", "mann.controller_size=0"), ["mann.controller_size must be at least 1, not 0"]),
+    "slots": ((*GLYPHS, "--set", "mann.slots=0"), ["heads <= slots"]),
+    "also of also": ((*GLYPHS, "--set", "glyphs.also=also=way=2"), ["sets also itself"]),
     "glyphs' drawings": ((*GLYPHS, "--set", "glyphs.shot=15"), ["20", "shot"]),
     "steps 0": ((*NET, "--steps", "0"), ["steps must be at least 1, not 0"]),
     "steps below 0": ((*NET, "--steps", "-3"), ["steps must be at least 1, not -3"]),
@@ -75,6 +80,8 @@ TYPED = {
     "id": (("show", "0123", "--results", "out"), ["no record in out", "'0123'"]),
     "no id": (("show", "", "--results", "out"), ["no record"]),
     "tables of nothing": (("tables", "smoke", "--results", "out"), ["out has no record", "bench run smoke"]),
+    "long name": (("run", "s" * 5000), ["cannot be read: File name too long"]),
+    "long file": (("list", "s" * 5000 + ".toml"), ["cannot be read: File name too long"]),
     "tables of no suite": (("tables", "smok"), ["did you mean smoke"]),
     "data set": (("data", "check", "omnigloss"), ["omnigloss"]),
 }  # fmt: skip
@@ -92,6 +99,33 @@ def test_suite_that_is_no_suite(capsys: Capture, tmp_path: Path) -> None:
                            ("[[grid]]\nmethods = ['plug-net']", "needs methods and tasks")):  # fmt: skip
         (tmp_path / "mine.toml").write_text(content)
         refused(bench(capsys, "run", "mine.toml"), words)
+
+
+BLOCK = "[[grid]]\nmethods = ['plug-net']\ntasks = ['plug-points']\n"
+
+
+WRONG = ["grid = 5", "[[grid]]\nmethods = 5\ntasks = []", BLOCK + "seeds = true", BLOCK + "seeds = 10000000000",
+         BLOCK + "optional = 'no'", BLOCK + "budget = []"]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", WRONG)
+def test_suite_of_wrong_types_is_refused_by_every_command(capsys: Capture, content: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(content)
+    for command in ("list", "run", "status", "tables"):
+        refused(bench(capsys, command, "mine.toml"))
+
+
+def test_damaged_data_do_not_stop_the_count(capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "far.toml").write_text(
+        "[[grid]]\nmethods = ['plug-net']\ntasks = ['plug-data']\nseeds = '0-4'\noptional = true\n"
+    )
+    for name in ("images_background.zip", "images_evaluation.zip"):
+        (tmp_path / "data" / name).write_bytes(b"no zip")
+    said = bench(capsys, "status", "far.toml", "--results", "out")
+    assert said.code == 0, said
+    assert "5 pending" in said.out
+    assert "images_background.zip" in said.out
+    refused(bench(capsys, "run", "far.toml"), "images_background.zip")
 
 
 def test_no_data_names_the_path_and_the_command(capsys: Capture, tmp_path: Path) -> None:
@@ -178,7 +212,9 @@ def broken(text: str) -> Iterator[tuple[str, str, str]]:
     yield "other id", canonical(good | {"id": "0" * 12}), "has the id 000000000000"
     yield "other spec", canonical(good | {"spec": good["spec"] | {"seed": 77}}), "its spec gives"
     yield "missing part", canonical({k: v for k, v in good.items() if k != "cost"}), "not a whole record"
-    yield "wrong type", canonical(good | {"result": 3}), "not a whole record"
+    yield "wrong type", canonical(good | {"result": 3}), "not a whole record: result is 3"
+    yield "wrong type inside", canonical(good | {"env": good["env"] | {"resumed": [3]}}), r"env.resumed[0] is 3"
+    yield "half a character", canonical(good | {"started": "\ud800"}), "surrogates not allowed"
     yield "deep", "[" * 100_000, "is not a record"
 
 
@@ -197,7 +233,7 @@ def test_records_that_cannot_be_used_are_named_skipped_and_kept(capsys: Capture,
         run = bench(capsys, *NET, "--seeds", "0-1")
         assert run.code == 2, what
         assert words in run.err, what
-        refused(bench(capsys, "show", second.stem.partition("-")[2], "--results", "out"), words)
+        refused(bench(capsys, "show", second.stem.partition("-")[2], "--results", "out"), re.escape(words))
         assert second.read_text() == content, what
         assert bench(capsys, "show", first.stem.partition("-")[2], "--results", "out").code == 0
     second.write_text(good)
@@ -387,3 +423,21 @@ def test_plugin_files_that_fail_are_named_and_all_else_works(tmp_path: Path) -> 
     assert "Traceback" not in said.err
     for words in ("quits.py", "typo.py", "gone.py", "bye", "SyntaxError", "no file"):
         assert words in said.err
+
+
+def test_ctrl_c_while_modules_are_imported_is_quiet(tmp_path: Path) -> None:
+    """The signal comes when typer, and when torch, is about to be imported."""
+    for module, command in (("typer", "--help"), ("torch", "list")):
+        code = (
+            "import os, signal, sys\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # tests in the background are deaf to it
+            "class Interrupt:\n"
+            "    def find_spec(self, name, *rest):\n"
+            f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+            "sys.meta_path.insert(0, Interrupt())\n"
+            "from bench.cli import main\n"
+            f"sys.argv = ['bench', {command!r}]\n"
+            "sys.exit(main())\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (130, "", ""), module

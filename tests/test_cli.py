@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from shell import QUICK, TOYS, bench, end, results_of, shell, start, toys  # noqa: F401
 
@@ -16,8 +17,8 @@ from bench.grid import suites
 from bench.training import Progress
 
 pytestmark = pytest.mark.usefixtures("toys")
-COMMANDS = [[], ["list"], ["run"], ["status"], ["show"], ["tables"], ["doctor"], ["data"], ["data", "list"],
-            ["data", "get"], ["data", "check"]]  # fmt: skip
+COMMANDS = [[], ["list"], ["run"], ["status"], ["show"], ["inspect"], ["tables"], ["doctor"], ["data"],
+            ["data", "list"], ["data", "get"], ["data", "check"]]  # fmt: skip
 NET = ("run", "-m", "plug-net", "-t", "plug-points", "--results", "out", "--steps", 4, *QUICK)
 
 
@@ -169,6 +170,29 @@ def test_show_prints_the_command_that_makes_the_same_record(capsys: pytest.Captu
     assert rerun["id"] == cell["id"]
     assert results_of(tmp_path / "elsewhere") == results_of(tmp_path / "out")
     assert bench(capsys, "show", cell["id"], "--results", "out", "--json").json["id"] == cell["id"]
+
+
+def test_show_names_the_plugins_of_a_record(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "my plug.py").write_text("")
+    cell = bench(capsys, *NET, "--plugin", "my plug.py", "--json").json["cells"][0]
+    show = ("show", cell["id"], "--results", "out")
+
+    def printed() -> str:
+        return bench(capsys, *show).out.partition("make it again:")[2].strip()
+
+    options = f" --plugin '{tmp_path}/my plug.py' --plugin {TOYS}"
+    assert printed().endswith(options)
+    (tmp_path / "my plug.py").write_text("changed = True")
+    assert f"{options}  # was my plug.py with sha256 e3b0c44298fc…" in printed()
+    monkeypatch.setenv("BENCH_PLUGINS", "")
+    assert (
+        "--plugin 'my plug.py' --plugin plugin_toys.py  # was my plug.py with sha256 e3b0c44298fc…, plugin" in printed()
+    )
+    monkeypatch.delitem(registry.METHODS.entries, "plug-net")
+    assert "there is no method 'plug-net'" in printed()
+    assert "(it was made with --plugin 'my plug.py' --plugin plugin_toys.py" in printed()
 
 
 def test_show_of_a_method_that_is_gone(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,6 +408,15 @@ def test_plugin_option_and_two_workers(tmp_path: Path) -> None:
     assert [c["status"] for c in said.json["cells"]] == ["done"] * 3
 
 
+def test_json_stays_alone_on_stdout_when_plugins_print(tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text("print('hello')\n")
+    for command in (("list", "methods"), (*NET, "--workers", 2, "--seeds", "0-1")):
+        said = shell(*command, "--plugin", "loud.py", "--json", cwd=tmp_path)
+        assert said.code == 0, said.err
+        assert said.json
+        assert "hello" in said.err
+
+
 def test_debug_shows_the_trace(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from bench.errors import BenchError
 
@@ -401,3 +434,6 @@ def test_python_interface_gives_the_same_ids(capsys: pytest.CaptureFixture[str],
     assert [r.id for r in records] == [told]
     assert json.loads(json.dumps(records[0].spec)) == records[0].spec
     assert os.environ["BENCH_DATA"]
+    again = package.run(methods="plug-net", tasks="plug-points", set=changes, steps=4, results=tmp_path / "out",
+                        seeds=np.arange(1))  # fmt: skip
+    assert again == records, "one name is a name, and a number of NumPy's a number"

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench import registry
-from bench.api import Method, MissingData, Task, TrainedMethod
+from bench.api import BenchError, Method, MissingData, Task, TrainedMethod
 
 SMALL: dict[str, Any] = {
     "way": 3, "shot": 1, "query": 2, "length": 6, "size": 20, "load": 3, "items": 2, "repeats": 2, "n": 3,
@@ -88,6 +88,10 @@ def test_every_choice_of_a_method(method: Method) -> None:
     task = next((t for t in tasks if method.unsuited(t) is None), None)
     assert task, "a choice that suits no small task is not held to the contract"
     contract.answers_have_the_right_form(method, task)
+    if getattr(method, "ablate", "none") == "other":
+        with pytest.raises((AssertionError, BenchError), match="episode"):
+            contract.episodes_do_not_meet(method, task)
+        return
     contract.hides_the_future(method, task)
     contract.episodes_do_not_meet(method, task)
     if "transductive" in dataclasses.asdict(method).values():

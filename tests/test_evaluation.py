@@ -68,7 +68,10 @@ def test_a_further_setting_that_diverged_is_lost_alone(tmp_path: Path) -> None:
     record = run_cell(Cell(Narrow(), Toy(also=("way=4", "shot=2")), 0, BUDGET), Context(tmp_path))
     assert record.outcome == "ok"
     assert record.result["diverged"] == ["way=4"]
-    assert set(record.result["evaluations"]) == {"", "shot=2"}
+    assert set(record.result["evaluations"]) == {"", "shot=2", "way=4"}
+    lost = record.result["evaluations"]["way=4"]
+    assert (lost["mean"], lost["per_episode"], set(lost["by_step"])) == (None, [], {"0"}), "what was finite is kept"
+    assert records.load(tmp_path).problems == []
     made = tables.frame(records.load(tmp_path).records)
     assert dict(zip(made["evaluation"], made["outcome"], strict=True)) == {
         "": "ok", "shot=2": "ok", "way=4": "diverged",

@@ -161,7 +161,15 @@ def test_online_images_share_the_classes_of_glyphs() -> None:
 
 @pytest.mark.parametrize(
     "task",
-    [Glyphs(way=101), Glyphs(way=0), Glyphs(shot=10, query=11), Glyphs(train_way=601), GlyphsOnline(way=101)],
+    [
+        Glyphs(way=101),
+        Glyphs(way=0),
+        Glyphs(shot=10, query=11),
+        Glyphs(train_way=601),
+        GlyphsOnline(way=101),
+        Glyphs(size=10**6),
+        GlyphsOnline(size=glyphs.LARGEST + 1),
+    ],
 )
 def test_what_the_classes_cannot_give_is_refused(task: Task) -> None:
     with pytest.raises(BenchError, match=task.name):

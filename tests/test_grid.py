@@ -8,6 +8,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fakes import Toy, ToyNearest, ToyNet, ToyOnline, register
 from hypothesis import HealthCheck, given, settings
@@ -89,6 +90,8 @@ def test_settings_reach_fields_by_name_and_by_pattern() -> None:
         ("budget.select=worst", "best, last"),
         ("toy.also=way", "is not a setting"),
         ("toy.also=wya=2", "did you mean way"),
+        ("toy.also=also=way=2", "toy.also=also=way=2 sets also itself; further settings are joined by +"),
+        ("toy.also=way=2,also=", "sets also itself"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(setting: str, says: str) -> None:
@@ -124,6 +127,24 @@ def test_the_task_refuses_fields_that_do_not_fit_before_any_work(monkeypatch: py
     for setting in ("toy.way=13", "toy.also=way=14"):
         with pytest.raises(BenchError, match="more than 12 classes"):
             grid.plan(methods=["toy-net"], tasks=["toy"], settings=[setting])
+
+
+def test_a_further_setting_needs_the_test_split_alone() -> None:
+    cells = grid.plan(methods=["chance"], tasks=["glyphs"], settings=["glyphs.also=way=200"]).cells
+    assert cells[0].task.also == ("way=200",)
+    for setting in ("glyphs.also=way=301", "glyphs.way=200"):
+        with pytest.raises(BenchError, match=r"way \d+ is more than the \d+ classes of its (test|val) split"):
+            grid.plan(methods=["chance"], tasks=["glyphs"], settings=[setting])
+
+
+SIZES = ["lstm.size", "lstm.encoder_size", "mann.controller_size", "mann.slots", "mann-ff.width", "mann.heads",
+         "mann-attention.encoder_size", "mann-attention.slots", "maml.batch", "protonet.batch"]  # fmt: skip
+
+
+@pytest.mark.parametrize("field", SIZES)
+def test_sizes_below_one_are_refused_before_any_work(field: str) -> None:
+    with pytest.raises(BenchError, match=r"at least 1|>= 1"):
+        grid.plan(methods=[field.partition(".")[0]], tasks=["glyphs"], settings=[f"{field}=0"])
 
 
 def test_what_does_not_go_together_is_left_out_and_said() -> None:
@@ -177,17 +198,34 @@ def test_a_suite_makes_blocks_and_the_command_line_narrows_them(tmp_path: Path) 
         ("[[grid]]\nmethods = ['toy-net']\ntasks = ['toy']\nseeds = 'x'", "seeds are written"),
         ("[[grid]]\nmethods = ['toy-net']\ntasks = ['toy']\nseeds = 1.5", "seeds are"),
         ("[[grid]]\nmethods = []\ntasks = ['toy']", "nothing to run"),
+        ("grid = 5", "no [[grid]] block"),
+        ("grid = [5]", "needs methods and tasks"),
+        ("[[grid]]\nmethods = 5\ntasks = ['toy']", "methods of a [[grid]] block of"),
+        ("[[grid]]\nmethods = ['toy-net']\ntasks = ['toy']\noptional = 'no'", "must be true or false, not 'no'"),
+        ("[[grid]]\nmethods = ['toy-net']\ntasks = ['toy']\nseeds = true", "seeds are whole numbers"),
+        ("[[grid]]\nmethods = ['toy-net']\ntasks = ['toy']\nseeds = 10000000000", "from 0 to 999,999,999, not 1000"),
+        ("[[grid]]\nmethods = ['toy-net']\ntasks = ['toy']\nseeds = '0-10000000000'", "is not understood"),
+        ("[[grid]]\nmethods = [{name = 'toy-net', lr = 1" + "0" * 400 + "}]\ntasks = ['toy']", "a finite number"),
+        ("[[grid]]\nmethods = ['toy-net']\ntasks = [{name = 'toy', way = " + "9" * 5000 + "}]", "is not valid TOML"),
+        ("x = " + "[" * 5000, "is not valid TOML"),
     ],
 )
 def test_a_wrong_suite_is_one_sentence(text: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(BenchError) as caught:
         grid.plan(suite(tmp_path, text))
     assert says in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 def test_a_suite_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"there is no suite '.*none.toml'"):
         grid.plan(str(tmp_path / "none.toml"))
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(BenchError, match=r"the suite .* cannot be read: Is a directory"):
+        grid.plan(str(tmp_path / "folder.toml"))
+    for end in ("", ".toml"):
+        with pytest.raises(BenchError, match=r"the suite x{200}… cannot be read: File name too long"):
+            grid.plan("x" * 5000 + end)
 
 
 def test_suites_that_travel_with_the_project_are_whole() -> None:
@@ -229,12 +267,19 @@ def test_seeds_survive_their_text(seeds: list[int]) -> None:
     assert grid.parse_seeds(seeds) == seeds
 
 
+def test_seeds_may_be_numbers_of_numpy() -> None:
+    seeds = [*grid.parse_seeds(np.arange(3)), *grid.parse_seeds(np.int64(7))]
+    assert seeds == [0, 1, 2, 7]
+    assert {type(seed) for seed in seeds} == {int}, "JSON knows no others"
+
+
 @given(st.integers(0, 1000), st.integers(0, 50))
 def test_a_range_of_seeds_holds_both_ends(start: int, more: int) -> None:
     assert grid.parse_seeds(f"{start}-{start + more}") == list(range(start, start + more + 1))
 
 
-@pytest.mark.parametrize("seeds", ["", "x", "1-", "-1", "3-1", "1,,2", "1.5", "0-999999999", [-1], [1.5], ["1"], []])
+@pytest.mark.parametrize("seeds", ["", "x", "1-", "-1", "3-1", "1,,2", "1.5", "0-999999999", "0-10000000000", [-1],
+                                   [1.5], ["1"], [], [False], True, 10**9])  # fmt: skip
 def test_malformed_seeds_are_refused(seeds: Any) -> None:
     with pytest.raises(BenchError, match="seeds"):
         grid.parse_seeds(seeds)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from copy import copy
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,9 @@ import pytest
 from fakes import Toy, ToyNet
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
-from bench import records
+from bench import records, tables, views
 from bench.config import digest
 from bench.errors import BenchError
 from bench.grid import Budget, Cell
@@ -164,6 +168,16 @@ def _with(**changes: Any) -> str:
     return json.dumps(json.loads(records.dump(record())) | changes)
 
 
+def _evaluated(**changes: Any) -> str:
+    evaluation = record().result["evaluations"][""] | changes
+    return _with(result=record().result | {"evaluations": {"": evaluation}})
+
+
+def _seeded(seed: int) -> str:
+    spec = record().spec | {"seed": seed}
+    return _with(spec=spec, id=digest(spec))
+
+
 BAD = {
     "not json": ("{", "is not a record"),
     "empty": ("", "is not a record"),
@@ -175,20 +189,31 @@ BAD = {
     "newer": (_with(schema=records.SCHEMA + 1), "newer than this version's"),
     "nan": (records.dump(record()).replace("0.5", "NaN", 1), "it holds NaN"),
     "infinite": (records.dump(record()).replace("0.5", "-Infinity", 1), "it holds -Infinity"),
-    "overflowing": (records.dump(record()).replace("0.5", "1e999", 1), "not finite"),
+    "overflowing": (records.dump(record()).replace("0.5", "1e999", 1), "is inf"),
     "altered": (_with(spec=Cell(ToyNet(), Toy(), 1, Budget()).spec), "it was altered"),
     "no spec": (_without("spec"), "not a whole record"),
     "no seed": (_without("spec", "seed"), "not a whole record"),
     "no method": (_without("spec", "method", "name"), "not a whole record"),
     "no version": (_without("spec", "task", "version"), "not a whole record"),
-    "no evaluation": (_with(result=record().result | {"evaluations": {}}), "it has no evaluation"),
-    "strange outcome": (_with(outcome="fine"), "its outcome is 'fine'"),
+    "no evaluation": (_with(result=record().result | {"evaluations": {}}), "has none in the task's own setting"),
+    "strange outcome": (_with(outcome="fine"), "outcome is 'fine'"),
     "strange evaluations": (_with(result=record().result | {"evaluations": {"": 3}}), "not a whole record"),
     "text scores": (
         _with(result=record().result | {"evaluations": {"": {"mean": 1, "per_episode": ["a"]}}}),
-        "scores are not numbers",
+        "per_episode[0] is 'a'",
     ),
-    "unknown part": (_with(more=1), "not a whole record"),
+    "unknown part": (_with(more=1), "more is unknown"),
+    "other id": (_with(id="../../0\n1"), "id is"),
+    "text cost": (_with(cost=record().cost | {"train_s": "soon"}), "cost.train_s is 'soon'"),
+    "truth for a number": (_with(cost=record().cost | {"params": True}), "cost.params is True"),
+    "many threads": (_with(env={"threads": [1]}), "env.threads is [1]"),
+    "text step": (_with(result=record().result | {"selected_step": "3"}), "result.selected_step is '3'"),
+    "short counts": (_evaluated(by_instance={"mean": [0.5], "n": []}), "other counts than means"),
+    "named steps": (_evaluated(by_step={"x": {"mean": 1, "per_episode": [1]}}), "a step that is no number"),
+    "half a character": (_with(env={"device": "\ud800"}), "surrogates not allowed"),
+    "endless": (records.dump(record()).replace('"params": 3', f'"params": 1{"0" * 400}'), "it holds 1000"),
+    "large seed": (_seeded(10**18), "spec has a seed, version or number of steps that is too large"),
+    "deep extra": (_with(env={"more": [[1]]}), "env.more[0] is [1]"),
 }  # fmt: skip
 
 
@@ -205,6 +230,67 @@ def test_a_bad_record_is_named_skipped_and_left_alone(kind: str, tmp_path: Path)
     assert loaded.records == [records.read(good)]
     assert loaded.problems == [str(caught.value)]
     assert path.read_text(encoding="utf-8") == content
+
+
+WRONG = [None, True, -1, 2.5, "a\n|<b>`[red]", [None], [[1]], {"1": {"mean": 1}}, "LEFT OUT"]
+
+
+def _places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in a JSON value; of a list its first item only."""
+    yield at
+    if isinstance(value, (dict, list)):
+        for key in value if isinstance(value, dict) else range(min(1, len(value))):
+            yield from _places(value[key], (*at, key))
+
+
+def _put(value: Any, at: tuple[Any, ...], new: Any) -> Any:
+    if not at:
+        return new
+    made = copy(value)
+    made[at[0]] = _put(value[at[0]], at[1:], new)
+    if new == "LEFT OUT" and len(at) == 1:
+        del made[at[0]]
+    return made
+
+
+def _everything() -> dict[str, Any]:
+    """A whole record with all parts that there are."""
+    spec = Cell(ToyNet(), Toy(also=("way=2", "way=1")), 0, Budget()).spec
+    scores = {"mean": 0.5, "per_episode": [0.25, 0.75]}
+    point = {"step": 3, "loss": 0.1, "val": 0.5, "val_by_instance": [0.5, None]}
+    online = scores | {"by_instance": {"mean": [0.5, None], "n": [4, 0]}, "by_step": None, "setting": {"way": 3}}
+    adapted = scores | {"by_instance": None, "by_step": {"0": scores, "10": scores}, "setting": {"way": 2}}
+    result = {"curve": [point, point], "evaluations": {"": online, "way=2": adapted}, "diverged": ["way=1"]}
+    env = {"commit": "a", "dirty": False, "device": "a processor", "threads": 1, "python": "3.11.1",
+           "plugins": {"mine.py": "0"}, "resumed": [{"step": 1, "commit": None, "source": "0"}]}  # fmt: skip
+    data = {"name": "x", "sha256": "0"}
+    made = record(spec=spec, id=digest(spec), result=record().result | result, env=env, data=data)
+    return json.loads(records.dump(made))
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
+def test_a_record_with_anything_in_any_place_is_refused_or_can_be_shown(tmp_path: Path) -> None:
+    good, out = _everything(), Console(file=io.StringIO(), width=140, markup=False)
+    path, usable, refused = tmp_path / "s0-0.json", list[Record](), list[str]()
+    for at in _places(good):
+        for wrong in WRONG:
+            content = _put(good, at, wrong)
+            if at[:1] == ("spec",) and len(at) > 1:
+                content["id"] = digest(content["spec"])
+            path.write_text(json.dumps(content))
+            try:
+                usable.append(records.read(path))
+            except BenchError as problem:
+                refused.append(str(problem))
+    assert len(refused) > len(usable) > 100
+    assert all(text.startswith(f"{path} ") and len(text.splitlines()) == 1 for text in refused)
+    for each in usable:
+        views.print_record(out, each, path)
+        views.names(each.spec)
+    out.print(views.results_table([(r, "done") for r in usable], []))
+    others = [replace(r, id=f"{i:012x}") for i, r in enumerate(usable)]
+    for i in range(0, len(others), 100):
+        tables.render(others[i : i + 100], "all", dirty=True)
 
 
 def test_a_missing_file_is_a_sentence(tmp_path: Path) -> None:

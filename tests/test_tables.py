@@ -50,6 +50,12 @@ def test_fewer_than_two_values_have_no_interval(values: list[float]) -> None:
     assert math.isnan(episode_half_width(values))
 
 
+def test_equal_values_have_an_interval_of_zero() -> None:
+    scores = [0.05] * 20
+    assert np.std(scores, ddof=1) > 0, "their rounded mean is another number"
+    assert episode_half_width(scores) == t_half_width(scores) == 0
+
+
 def test_episode_interval_is_what_papers_print() -> None:
     scores = [0.0, 1.0, 1.0, 0.0]
     assert episode_half_width(scores) == pytest.approx(1.96 * math.sqrt(1 / 3) / 2)
@@ -157,6 +163,25 @@ def test_a_diverged_record_joins_its_settings() -> None:
     assert list(table["diverged"]) == ["1", "1"]
 
 
+def test_seeds_that_diverged_late_count_where_they_have_scores() -> None:
+    """Without their scores after one step, those that are left would look better than all five were."""
+    cells = [spec("maml", "sinusoid", seed, fields={}) for seed in range(3)]
+    whole = [
+        record(c, evaluation(c, [0.2], by_step=by_step({1: [v], 10: [0.2]})))
+        for c, v in zip(cells[:2], (0.4, 0.6), strict=True)
+    ]
+    lost = record(cells[2], evaluation(cells[2], [0.2], by_step=by_step({1: [2.0]})))
+    lost["result"]["evaluations"][""] |= {"mean": None, "per_episode": []}
+    lost["result"]["diverged"] = [""]
+    table = summary(frame([*whole, lost])).set_index("at")
+    assert table.loc["step 1", "mean"] == pytest.approx(1)
+    assert list(table["n_seeds"]) == [2, 3, 2]
+    assert set(table["diverged"]) == {"2"}
+    text = " ".join(render([*whole, lost], "t")["t.md"].split())
+    assert "1.00 ± 2.17 (3 seeds)" in text
+    assert "Diverged: maml seed 2." in text
+
+
 def test_missing_cells_are_counted() -> None:
     records = protonets([0.9, 0.94])
     expected = [spec("protonet", "omniglot", seed, fields={}) for seed in range(4)]
@@ -175,6 +200,9 @@ def test_unequal_seeds_are_told() -> None:
     text = render(records, "t")["t.md"]
     assert "Seeds differ (0, 1, 2 in all): chance 1." in text
     assert "Seeds differ" not in render(protonets([0.9, 0.94]), "t")["t.md"]
+    expected = [*(r["spec"] for r in records), spec("mann", "omniglot", fields={})]
+    text = render(records, "t", expected)["t.md"]
+    assert "Missing: mann seed 0. Seeds differ (0, 1, 2 in all): chance 1." in text, "mann has no seeds to differ"
 
 
 def test_dirty_records_are_left_out_unless_asked() -> None:
@@ -182,7 +210,7 @@ def test_dirty_records_are_left_out_unless_asked() -> None:
     expected = [r["spec"] for r in records]
     text = render(records, "t", expected)["t.md"]
     assert "Left out: 1 record made by uncommitted code." in text
-    assert "1 cells recorded, 0 missing" in text
+    assert "1 cell recorded, 0 missing" in text
     assert "90.00" in text
     assert "70.00" in render(records, "t", expected, dirty=True)["t.md"]
 
@@ -244,6 +272,8 @@ def test_ceiling_by_elimination(way: int, top: float) -> None:
     assert guessing({"way": way}) == pytest.approx(100 / way)
     assert ceiling({"way": way, "labels": "string"}) is None
     assert guessing({"way": way, "labels": "string"}) == pytest.approx(0.032)
+    for other in (-1, 0, 2.5, "many", [5], None, 10**18):
+        assert guessing({"way": other}) is ceiling({"way": other}) is None
 
 
 def test_sinusoid_is_by_gradient_steps() -> None:

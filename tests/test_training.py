@@ -7,13 +7,10 @@ import math
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -635,65 +632,3 @@ def test_workers_give_what_one_process_gives(tmp_path: Path) -> None:
         assert sorted(o.status for o in outcomes) == ["done", "done", "done", "failed"]
         results = [[(r.id, r.result) for r in records.load(c.results).records] for c in (alone, pool)]
         assert results[0] == results[1]
-
-
-# Kills
-
-ZYGOTE = """
-import os, random, signal, sys, time
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import torch
-torch.set_num_threads(1)
-from bench import executor
-from bench.training import Context
-from test_training import cell_of
-executor.execute([cell_of(seed=9999)], Context(Path(sys.argv[2]) / "warm"))  # imports that children then need not make
-results, kills, random = Path(sys.argv[2]), int(sys.argv[3]), random.Random(0)
-cells = [cell_of(seed=seed, val_episodes=2) for seed in range(kills)]
-for kill in range(kills):
-    hear, tell = os.pipe()
-    child = os.fork()
-    if not child:
-        executor.execute(cells, Context(results, report=lambda progress: os.write(tell, b"."), checkpoint_s=0))
-        os._exit(0)
-    os.close(tell)
-    for _ in range(random.randrange(12)):  # so many steps, then anywhere in a step, a checkpoint or a record
-        os.read(hear, 1)
-    time.sleep(random.uniform(0, 0.02))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    os.close(hear)
-    print(*(p.name for p in results.glob("runs/*/*/*.json")))
-executor.execute(cells, Context(results))
-"""
-
-
-def kill_at_random(results: Path, kills: int) -> None:
-    """Kill a run at random moments; every record once seen must stay and be whole, and all cells get done."""
-    done = subprocess.run(
-        [sys.executable, "-c", ZYGOTE, str(Path(__file__).parent), str(results), str(kills)],
-        capture_output=True, text=True, timeout=3600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    seen = [set(line.split()) for line in done.stdout.splitlines()]
-    assert len(seen) == kills
-    assert all(before <= after for before, after in pairwise(seen)), "a finished record was lost"
-    loaded = records.load(results)
-    assert loaded.problems == []
-    cells = [cell_of(seed=seed, val_episodes=2) for seed in range(kills)]
-    assert sorted(r.id for r in loaded.records) == sorted(c.id for c in cells)
-    resumed = [r for r in loaded.records if "resumed" in r.env]
-    assert resumed, "no kill fell into a cell's training: the test tests nothing"
-    cell = cells[resumed[0].seed]
-    with store() as whole:
-        assert run_cell(cell, whole).result == resumed[0].result
-
-
-def test_thirty_kills_lose_no_finished_record(tmp_path: Path) -> None:
-    kill_at_random(tmp_path, 30)
-
-
-@pytest.mark.long
-def test_a_thousand_kills_lose_no_finished_record(tmp_path: Path) -> None:
-    kill_at_random(tmp_path, 1000)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.api import Generator, Split, generator, option, task
+from bench.api import BenchError, Generator, Split, generator, option, task
 from bench.tasks.episodes import FewShotImages, Images, OnlineImages
 
 Array = NDArray[np.float64]
@@ -35,6 +35,8 @@ ROTATION, SHEAR, LOG_SCALE = 0.2, 0.2, 0.15
 PEN = (0.10, 0.15)
 SEGMENTS = 32
 CHUNK = 100
+LARGEST = 105
+"""Side of an image in pixels, as of Omniglot's drawings; all 20,000 are kept at hand."""
 
 
 class Characters(NamedTuple):
@@ -161,6 +163,11 @@ class Glyphs(FewShotImages):
         """600, 100 or 300."""
         return CLASSES[split]
 
+    def check(self) -> None:
+        """Refuse what the classes and drawings cannot give."""
+        super().check()
+        _small_enough(self.name, self.size)
+
 
 @task("glyphs-online", source="procedural characters; protocol of Santoro et al. 2016, arXiv:1605.06065")
 class GlyphsOnline(OnlineImages):
@@ -181,6 +188,16 @@ class GlyphsOnline(OnlineImages):
     def classes(self, split: Split) -> int:
         """600, 100 or 300."""
         return CLASSES[split]
+
+    def check(self) -> None:
+        """Refuse what the classes and drawings cannot give."""
+        super().check()
+        _small_enough(self.name, self.size)
+
+
+def _small_enough(name: str, size: int) -> None:
+    if size > LARGEST:
+        raise BenchError(f"{name}: size {size} is more than {LARGEST}, too large to keep all drawings at hand")
 
 
 def _images(split: Split, size: int) -> Images:

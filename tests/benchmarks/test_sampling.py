@@ -6,8 +6,12 @@ The drawings are made up, of Omniglot's number and size; nothing of the time dep
 from __future__ import annotations
 
 import functools
+import json
+import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,8 @@ import pytest
 from bench.api import Split
 from bench.seeding import generator
 from bench.tasks.episodes import FewShotImages, Images, OnlineImages
+
+PEER = "BENCH_LEARN2LEARN_PYTHON"
 
 
 @functools.cache
@@ -55,3 +61,15 @@ def test_sampling(benchmark: Callable[..., Any], setting: str) -> None:
     rng = generator("benchmark")
     benchmark(task.sample, "train", batch, rng)
     benchmark.extra_info["episodes_per_s"] = round(batch / benchmark.stats.stats.median)  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(PEER not in os.environ, reason=f"${PEER} names no Python that has learn2learn")
+def test_beside_learn2learn(benchmark: Callable[..., Any]) -> None:
+    """Our 5-way 5-shot 15-query episodes, 16 in a batch, beside learn2learn's sampler, in one run on one thread."""
+    script = Path(__file__).parent / "peer_sampling.py"
+    done = subprocess.run([os.environ[PEER], script], capture_output=True, text=True, check=True)
+    peer = json.loads(done.stdout.splitlines()[-1])
+    task, batch = SETTINGS["5-way 5-shot 15-query × 16"]
+    benchmark(task.sample, "train", batch, generator("benchmark"))
+    ours = batch / benchmark.stats.stats.median  # type: ignore[attr-defined]
+    benchmark.extra_info.update(peer=peer, episodes_per_s=round(ours), ratio=round(ours / peer["episodes_per_s"], 1))  # type: ignore[attr-defined]
