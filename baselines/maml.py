@@ -233,7 +233,9 @@ class MAML(TrainedMethod):
         return MAMLLearner(self, task)
 
     def unsuited(self, task: Task) -> str | None:
-        """Convolutions need images."""
+        """It needs labels to adapt to, and convolutions need images."""
+        if not task.y_size:
+            return "it learns from labels, and this task shows none"
         if self.backbone == "conv4" and not image_shape(task.x_shape):
             return f"backbone=conv4 needs images and an input here has shape {list(task.x_shape)}; use mlp"
         return None

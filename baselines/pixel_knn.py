@@ -85,7 +85,9 @@ class PixelKNN(Method):
         return PixelKNNLearner(self, task)
 
     def unsuited(self, task: Task) -> str | None:
-        """A cosine needs directions."""
+        """It needs labels to copy, and a cosine needs directions."""
+        if not task.y_size:
+            return "it copies labels, and this task shows none"
         if self.k < 1:
             return f"k must be at least 1, not {self.k}"
         if self.metric == "cosine" and math.prod(task.x_shape) == 1:

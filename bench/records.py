@@ -38,13 +38,21 @@ SHAPE: Any = {
             ...: {
                 "mean": NUMBER + NONE,
                 "per_episode": [NUMBER],
-                "by_instance": (*NONE, {"mean": [NUMBER + NONE], "n": [WHOLE]}),
+                "by_instance": (*NONE, {"mean": [NUMBER + NONE], "n": [WHOLE], "groups": ([TEXT], *MISSING)}),
                 "by_step": (*NONE, {...: SCORES}),
                 "setting": FIELDS,
                 ...: ANY,
             }
         },
         "diverged": ([TEXT], *MISSING),
+        "diagnostics": (
+            {
+                "episodes": WHOLE,
+                "numbers": {...: {"value": NUMBER + NONE, "chance": NUMBER + NONE, "n": WHOLE}},
+                "forgetting": {...: [PLAIN]},
+            },
+            *MISSING,
+        ),
         ...: ANY,
     },
     "cost": {
@@ -85,7 +93,8 @@ class Record:
     outcome: Literal["ok", "diverged"]
     result: dict[str, Any]
     """metric, higher_is_better, selected_step, curve, diverged (the settings whose scores were not finite), and
-    evaluations {setting: mean (None where it diverged), per_episode, by_instance, by_step, setting}."""
+    evaluations {setting: mean (None where it diverged), per_episode, by_instance, by_step, setting}; diagnostics
+    where a memory has addresses, see `bench.diagnostics`."""
     cost: dict[str, Any]
     """train_s, train_cpu_s, eval_s, params, peak_bytes, train_episodes_per_s."""
     data: dict[str, Any] | None
