@@ -437,3 +437,11 @@ def test_python_interface_gives_the_same_ids(capsys: pytest.CaptureFixture[str],
     again = package.run(methods="plug-net", tasks="plug-points", set=changes, steps=4, results=tmp_path / "out",
                         seeds=np.arange(1))  # fmt: skip
     assert again == records, "one name is a name, and a number of NumPy's a number"
+
+
+def test_threads_wait_without_spinning_unless_told_otherwise() -> None:
+    code = "import bench.cli, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    for given, found in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | given
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+        assert done.stdout.split() == [found, "False"]
