@@ -61,7 +61,6 @@ def test_a_step_has_the_declared_form(name: str, batch: int) -> None:
     assert read.shape == (batch, memory.read_size)
     assert read.dtype == torch.float64
     assert type(after) is type(state)
-    assert [t.shape for t in tensors(after)] == [t.shape for t in tensors(state)]
     assert all(len(t) == batch for t in tensors(after)), "the batch is the first dimension"
 
 
