@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md")}
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "mann/README.md", "CONTRIBUTING.md")}
 LONG = 1000
 """A run of so many steps, or of a suite, is planned only: with --dry-run."""
 
@@ -46,7 +46,7 @@ def commands(program: str, pages: tuple[str, ...] = tuple(PAGES)) -> list[str]:
     return [line.partition(" #")[0].strip() for line in lines if line.startswith(f"{program} ")]
 
 
-PYTHON = [b for b in blocks("README.md") if b.language == "python"]
+PYTHON = [b for page in ("README.md", "mann/README.md") for b in blocks(page) if b.language == "python"]
 (EXAMPLE,) = (b for b in PYTHON if "my_method.py" in b.before)
 BENCH = commands("bench")
 
