@@ -254,6 +254,8 @@ def facts(spec: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, str]
     if "quarter_turns" in trained:
         known["rotations"] = "drawn per class" if parts["task"]["quarter_turns"] else "none"
         known["augmentation"] = " and ".join(k for k in ("rotation", "shift") if trained.get(k)) or "none"
+    if parts["task"].get("persistent", 1) > 1:
+        known["persistent"] = "yes"
     if "balanced" in trained:
         known["balanced"] = "yes" if parts["task"]["balanced"] else "no"
     if method == "maml":

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from bench import files, markdown, published
+from bench import files, markdown, published, registry
 from bench.config import digest
 from bench.frames import PERCENT, current, frame, plain
 
@@ -79,9 +79,9 @@ def _rank(row: Mapping[str, Any], sign: int) -> tuple[bool, float, str]:
 
 def _metric(section: pd.DataFrame) -> str:
     """What a section's figures are called: the records' metric, but Lake's runs are published as errors."""
-    known = section["metric"].dropna()
-    metric = known.iloc[0] if len(known) else "accuracy"
-    return "error" if (section["task"].iloc[0], metric) == ("lake", "accuracy") else metric
+    known, task = section["metric"].dropna(), section["task"].iloc[0]
+    metric = known.iloc[0] if len(known) else getattr(registry.TASKS.entries.get(task), "metric", "accuracy")
+    return "error" if (task, metric) == ("lake", "accuracy") else metric
 
 
 def _shown(metric: str, value: float | None) -> float:

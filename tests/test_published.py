@@ -187,3 +187,11 @@ def test_a_missing_or_broken_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_
             rows()
     finally:
         published.rows.cache_clear()
+
+
+def test_memory_that_is_kept_between_episodes_is_another_protocol() -> None:
+    (kept,) = [r for r in lookup("mann", "omniglot-online", way=5, instance=2) if r.protocol.get("persistent") == "yes"]
+    for episodes, differs in ((1, True), (10, False)):
+        cell = spec("mann", "omniglot-online", fields={}, task_fields={"persistent": episodes})
+        told = protocol_match(cell, kept).reasons
+        assert any("memory kept between episodes" in reason for reason in told) == differs

@@ -17,6 +17,7 @@ from bench import frames, tables
 from bench.markdown import ceiling, guessing, number
 from bench.records import Record
 from bench.tables import episode_half_width, frame, render, summary, t_half_width
+from bench.tasks.sinusoid import Sinusoid
 
 
 @pytest.fixture(autouse=True)
@@ -368,3 +369,10 @@ def test_headline_is_one_table() -> None:
     assert all(line.startswith("|") for line in lines)
     assert {line.split("|")[3].strip() for line in lines[2:]} == {"mann", "maml", "hausdorff"}
     assert "5-way, 2nd instance" in text
+
+
+def test_what_is_missing_is_measured_as_its_task_is() -> None:
+    cell = spec("maml", "sinusoid", fields={})
+    for recorded in ([], [record(spec("chance", "sinusoid"), evaluation(cell, [4.0]))]):
+        table = summary(frame(recorded, [cell]))
+        assert set(table["metric"]) == {Sinusoid.metric}
