@@ -2,7 +2,8 @@
 
 The memory stays in the registers of the block from the first step to the last. What each step needs of its
 predecessors besides (w^r, the carried gradients) passes through global memory, which is the cache of the same
-multiprocessor; a barrier of the block stands between a write and its reading.
+multiprocessor; a barrier of the block stands between a write and its reading, and between reading and writing anew (several
+threads hold, and load, the same entry of a vector).
 
 Kept for the backward pass: M before each step, w^r, the slots chosen, and the controller's activations. Everything
 else is computed again.
@@ -196,6 +197,7 @@ def lrua_backward(
             d_value = tl.sum(d_new * write[:, None], 0) * (1 - value * value)
             if not SEPARATE:
                 d_value += tl.load(dx + place, mask=wide, other=0).to(dtype)
+                tl.debug_barrier()
             tl.store(dx + place, d_value, mask=wide)
             tl.store(d_weights + head * SLOTS + slot, d_write * gate, mask=here)
             d_gate = tl.sum(d_write * (before - unused), 0)
