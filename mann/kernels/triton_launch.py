@@ -59,7 +59,9 @@ def launch(kernel: Any, programs: tuple[int, ...], warps: int, **arguments: Any)
         compiled = triton.compile(_source(kernel, arguments), target=target, options=options)
         found.append(Compiled(compiled.metadata.name, warps, compiled.metadata.shared, compiled))
     elif 0 not in programs:
-        kernel[programs](**arguments, **options)
+        tensor = next(value for value in arguments.values() if isinstance(value, Tensor))
+        with torch.cuda.device_of(tensor):  # Triton starts on the current device, whose tensors need not be these
+            kernel[programs](**arguments, **options)
 
 
 def _source(kernel: Any, arguments: dict[str, Any]) -> ASTSource:

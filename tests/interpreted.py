@@ -1,0 +1,157 @@
+"""Tests of the Triton kernels in Triton's interpreter, on the CPU; run by `test_triton.py` with TRITON_INTERPRET=1.
+
+A module imported without it has compiled kernels, so these tests have a process of their own.
+"""
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from bench import registry
+from bench.api import BenchError
+from mann import LRUA, NTM, unroll
+from mann.kernels import triton_checks, triton_content, triton_learner, triton_write
+from mann.kernels.triton_lrua import lrua_scan
+from mann.kernels.triton_ntm import ntm_scan
+
+NAMES = [name for name, _ in triton_checks.subjects(triton_checks.ODD, triton_checks.seeded())]
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    """So that a memory of odd size fills several blocks, the last one in part; and unwritten memory is NaN."""
+    for module in (triton_content, triton_write):
+        monkeypatch.setattr(module, "CELLS", 256)
+    monkeypatch.setattr(triton_content, "GROUPS", 1)
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_kernel_equals_its_reference_in_values_and_gradients(name):
+    generator = triton_checks.seeded(1)
+    subject = next(s for each, s in triton_checks.subjects(triton_checks.ODD, generator) if each == name)
+    result = triton_checks.compare(subject, "cpu", torch.float64, generator)
+    assert result.rows == result.of, "usages came close: choose another seed"
+    assert max(result.values, result.gradients) < 1e-12
+    assert result.repeatable
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", triton_checks.REHEARSED)
+def test_other_dtypes_lose_no_more_than_their_rounding(name, dtype):
+    generator = triton_checks.seeded(1)
+    subject = next(s for each, s in triton_checks.subjects(triton_checks.ODD, generator) if each == name)
+    assert triton_checks.compare(subject, "cpu", dtype, generator).passed(dtype)
+
+
+def test_a_wrong_gradient_would_be_found():
+    generator = triton_checks.seeded()
+    subject = triton_checks.write_subject(triton_checks.ODD, generator, 1)
+    fast = subject.fast
+    subject.fast = lambda module, inputs: [y + 1e-4 * inputs[1].sum() - 1e-4 * inputs[1].detach().sum()
+                                           for y in fast(module, inputs)]  # fmt: skip
+    result = triton_checks.compare(subject, "cpu", torch.float64, generator)
+    assert result.values < 1e-12
+    assert not result.passed(torch.float64)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (1, 1, 4, 3, 4), (3, 1, 33, 2, 1)])
+def test_lrua_at_the_edges(sizes):
+    batch, steps, slots, width, heads = sizes
+    cell = LRUA(slots=slots, width=width, heads=heads).double()
+    interface = torch.randn(batch, steps, cell.interface_size, dtype=torch.float64)
+    expected, state = unroll(cell, interface)
+    found, after = lrua_scan(cell, interface, cell.initial_state(batch, interface))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(after.memory, state.memory)
+
+
+@pytest.mark.parametrize("memory", ["lrua", "ntm"])
+def test_from_the_initial_state_where_all_slots_are_alike(memory):
+    """Which of equal slots is chosen is rounding's affair; what is read, and gradients, do not depend on it."""
+    cell, scan = (LRUA(slots=5, width=3, heads=2), lrua_scan) if memory == "lrua" else (NTM(slots=5, width=3), ntm_scan)
+    cell = cell.double()
+    interface = torch.randn(2, 4, cell.interface_size, dtype=torch.float64, requires_grad=True)
+    state = cell.initial_state(2, interface)
+    expected, found = unroll(cell, interface)[0], scan(cell, interface, state)[0]
+    torch.testing.assert_close(found, expected)
+    seed = torch.randn_like(expected)
+    torch.testing.assert_close(*(torch.autograd.grad(reads, interface, seed)[0] for reads in (found, expected)))
+
+
+def test_zero_memory_zero_input_and_large_input_stay_finite():
+    cell = LRUA(slots=5, width=3, heads=2, constant=0.0).double()
+    for scale in (0.0, 1e4):
+        interface = (scale * torch.randn(2, 4, cell.interface_size, dtype=torch.float64)).requires_grad_()
+        expected = unroll(cell, interface)[0]
+        found = lrua_scan(cell, interface, cell.initial_state(2, interface))[0]
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(*(torch.autograd.grad(y.sum(), interface)[0] for y in (found, expected)))
+
+
+def test_a_sequence_in_two_parts_is_the_whole():
+    cell = NTM(slots=5, width=3).double()
+    interface = torch.randn(2, 5, cell.interface_size, dtype=torch.float64)
+    state = cell.initial_state(2, interface)
+    whole, end = ntm_scan(cell, interface, state)
+    first, middle = ntm_scan(cell, interface[:, :2], state)
+    second, last = ntm_scan(cell, interface[:, 2:], middle)
+    torch.testing.assert_close(torch.cat((first, second), 1), whole, rtol=0, atol=0)
+    torch.testing.assert_close(last.memory, end.memory, rtol=0, atol=0)
+
+
+def test_the_state_that_is_given_is_left_alone():
+    cell = LRUA(slots=5, width=3, heads=2)
+    interface = torch.randn(2, 3, cell.interface_size)
+    state = cell.initial_state(2, interface)
+    before = [part.clone() for part in state]
+    lrua_scan(cell, interface, state)
+    assert all(torch.equal(a, b) for a, b in zip(before, state, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("mann", {}), ("mann", {"feed_read": False}), ("mann-ff", {"feed_read": False}), ("ntm", {}),
+     ("ntm", {"start": "learned"})],
+)  # fmt: skip
+def test_a_learner_is_the_same_by_scan(method, options):
+    task = registry.TASKS.entries["glyphs-online"](way=2, shot=2, size=8)
+    sizes = {"slots": 6, "width": 3, "controller_size": 5} | ({"heads": 2} if method != "ntm" else {})
+    torch.manual_seed(0)
+    learner = registry.METHODS.entries[method](**sizes, **options).build(task).double()
+    assert triton_learner.unsuited(learner, torch.device("cpu")) is None
+    x, label = torch.rand(2, 4, 1, 8, 8, dtype=torch.float64), torch.rand(2, 4, 2, dtype=torch.float64)
+    state = learner.initial_state(2, x)
+    results = [run(x, label, state) for run in (learner.run, lambda *a: triton_learner.run(learner, *a))]
+    (expected, after), (found, then) = results
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(tuple(then.memory), tuple(after.memory))
+    torch.testing.assert_close(then.read, after.read)
+    wanted = [p for p in learner.parameters() if p.requires_grad]
+    grads = [torch.autograd.grad(y.square().sum(), wanted, allow_unused=True) for y in (expected, found)]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_what_has_no_scan_is_refused():
+    task = registry.TASKS.entries["glyphs-online"](way=2, shot=2, size=8)
+    for method, options, says in (
+        ("mann-ff", {}, "LSTM where the controller sees reads"),
+        ("dnc", {}, "LRUA and NTM, not DNC"),
+        ("mann", {"ablate": "zero"}, "LRUA and NTM"),
+        ("mann", {"slots": 1024}, "16384 cells at most"),
+    ):
+        learner = registry.METHODS.entries[method](**options).build(task)
+        assert says in (triton_learner.unsuited(learner, torch.device("cpu")) or "")
+
+
+def test_bad_input_is_refused_in_a_sentence():
+    cell = LRUA(slots=5, width=3, heads=2)
+    state = cell.initial_state(2, torch.zeros(1))
+    with pytest.raises(BenchError, match="float32, bfloat16 and float64, not float16"):
+        lrua_scan(cell, torch.zeros(2, 3, cell.interface_size, dtype=torch.float16), state)
+    with pytest.raises(BenchError, match=r"\[batch, time, size\]"):
+        lrua_scan(cell, torch.zeros(2, cell.interface_size), state)
