@@ -1,9 +1,9 @@
 """One call that checks the GPU kernels on a device and measures what they gain: `python -m bench.gpu_check`.
 
-Nothing needs to be installed but torch and the packages of `bench`; no network. Each part is a process of its own with a
-time limit: one that fails, hangs or takes the device's context down costs its own results only. What is found is
+Nothing needs to be installed but torch and the packages of `bench`; no network. Each part is a process of its own with
+a time limit: one that fails, hangs or takes the device's context down costs its own results only. What is found is
 written as soon as a part is done, to `results/profiles/<device>/`. With `--device cpu` the same is rehearsed at small
-sizes, kernels in Triton's interpreter; its times mean nothing and are not written.
+sizes, kernels in Triton's interpreter; its times mean nothing and are not kept.
 """
 
 from __future__ import annotations

@@ -144,7 +144,8 @@ def training(device: str, folder: Path) -> None:
     episode = batch(task, method, 0).to(device)
     clock = timing.clock_of(device, hardware.last_level_cache(device), torch.get_num_threads())
     ways = ["eager", "fused"] if device == "cpu" else ["eager", "graph", "fused", "fused, graph", "compiled"]
-    first, rows = math.nan, []
+    first = math.nan
+    rows: list[dict[str, Any]] = []
     for way in ways:
         try:
             loss, took, compile_s = _timed(way, method, task, episode, device, clock)
@@ -194,7 +195,11 @@ def losses(device: str, folder: Path) -> None:
     episodes = [batch(task, method, step) for step in range(count)]
     torch.set_num_threads(min(8, os.cpu_count() or 1))
     curves: dict[str, list[float]] = {}
-    for name, where, scan in (("cpu", "cpu", False), (f"{device}, eager", device, False), (f"{device}, scan", device, True)):
+    for name, where, scan in (
+        ("cpu", "cpu", False),
+        (f"{device}, eager", device, False),
+        (f"{device}, scan", device, True),
+    ):
         made = learner(task, method, where, scan)
         optimiser = method.optimiser(made)
         curve = []
@@ -233,15 +238,17 @@ def scans(device: str, folder: Path) -> None:
     clock = timing.clock_of(device, hardware.last_level_cache(device), torch.get_num_threads())
     rows = []
     for predicted in gpu_predictions.table(sizes.batch, sizes.steps):
-        subject = triton_checks.scan_subject(sizes, triton_checks.seeded(), predicted.memory(sizes), predicted.controlled)
+        subject = triton_checks.scan_subject(
+            sizes, triton_checks.seeded(), predicted.memory(sizes), predicted.controlled
+        )
         call = triton_checks.runner(subject, device, predicted.backward)
         call()
-        row = {"scan": predicted.name, "predicted": predicted.expected, "floor": predicted.floor}
+        row: dict[str, Any] = {"scan": predicted.name, "predicted": predicted.expected, "floor": predicted.floor}
         row["launched"] = clock.hot(call, SECONDS if device == "cuda" else 0.01)._asdict()
         if device == "cuda":
             row["replayed"] = clock.hot(timing.replayed(call), SECONDS)._asdict()
         rows.append(row)
-        measured = row.get("replayed", row["launched"])["median"]
+        measured = (row.get("replayed") or row["launched"])["median"]
         print(f"  {predicted.name}: {1e6 * measured:.0f} µs, predicted {1e6 * predicted.expected:.0f} µs on an H100",
               flush=True)  # fmt: skip
         write(folder, "scans", device, {"sizes": sizes._asdict(), "rows": rows})

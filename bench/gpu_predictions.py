@@ -67,7 +67,9 @@ class Prediction:
 
 def lrua(sizes: Any) -> LRUA:
     """Santoro's memory, values and gates from the controller."""
-    return LRUA(slots=sizes.slots, width=sizes.width, heads=min(4, sizes.slots), write_value="separate", gate="controller")
+    return LRUA(
+        slots=sizes.slots, width=sizes.width, heads=min(4, sizes.slots), write_value="separate", gate="controller"
+    )
 
 
 def ntm(sizes: Any) -> NTM:
@@ -83,22 +85,22 @@ def table(batch: int = 16, steps: int = 50, slots: int = 128, width: int = 40, u
         slots: int
         width: int
 
-    rows = []
-    for name, make in (("lrua", lrua), ("ntm", ntm)):
-        cell = make(At(slots, width))
-        heads = cell.options.heads if name == "lrua" else cell.heads
-        for controlled in (False, True):
-            for backward in (False, True):
-                rows.append(_predict(name, make, cell, heads, batch, steps, units, controlled, backward))
-    return rows
+    return [
+        _predict(name, make(At(slots, width)), make, batch, steps, units, controlled, backward)
+        for name, make in (("lrua", lrua), ("ntm", ntm))
+        for controlled in (False, True)
+        for backward in (False, True)
+    ]
 
 
 def _predict(
-    name: str, make: Any, cell: Any, heads: int, batch: int, steps: int, units: int, controlled: bool, backward: bool
-) -> Prediction:
+    name: str, cell: Any, make: Callable[[Any], Any], batch: int, steps: int, units: int, controlled: bool,
+    backward: bool,
+) -> Prediction:  # fmt: skip
+    heads = cell.options.heads if name == "lrua" else cell.heads
     cells, read, size = cell.options.slots * cell.options.width, cell.read_size, cell.interface_size
     passes = 3 if backward else 1  # backward has the products of forward again, and two for their gradients
-    flops = passes * batch * steps * 6 * heads * cells
+    flops = float(passes * batch * steps * 6 * heads * cells)
     # What must come from and go to memory: interface (or projections), reads; the history of the memory to go back by.
     traffic = 4.0 * batch * steps * ((4 * units if controlled else size) + read) * passes
     traffic += 4.0 * batch * steps * cells * (2 if backward else 0)
@@ -108,7 +110,7 @@ def _predict(
         flops += passes * batch * steps * 2 * weights
         waits = steps * (2 if backward else 1) * 4 * weights / L2_PORT / CLOCK
     reductions, loads = _chain(name, heads, backward)
-    cycles = reductions * REDUCTION + loads * L2_WAIT
+    cycles = float(reductions * REDUCTION + loads * L2_WAIT)
     # Elementwise work on the tile, padded to powers of two, by one multiprocessor: 128 operations a cycle.
     cycles += passes * 6 * heads * _padded(cell.options.slots) * _padded(cell.options.width) / 128
     if controlled:
@@ -133,11 +135,12 @@ def _padded(size: int) -> int:
 def markdown(rows: list[Prediction]) -> str:
     """The predictions as a table."""
     lines = [
-        "| scan | from memory, MB | operations, M | floor, µs | waits for weights, µs | other waits, µs | expected, µs |",
+        "| scan | from memory, MB | operations, M | floor, µs | waiting for weights, µs | else, µs | expected, µs |",
         "|---|---|---|---|---|---|---|",
     ]
     for r in rows:
-        numbers = (r.traffic / 1e6, r.flops / 1e6, 1e6 * r.floor, 1e6 * r.weights_wait, 1e6 * r.latency, 1e6 * r.expected)
+        seconds = (r.floor, r.weights_wait, r.latency, r.expected)
+        numbers = (r.traffic / 1e6, r.flops / 1e6, *(1e6 * each for each in seconds))
         lines.append(f"| {r.name} | " + " | ".join(f"{n:.3g}" if n < 1000 else f"{n:.0f}" for n in numbers) + " |")
     return "\n".join(lines) + "\n"
 

@@ -14,7 +14,7 @@ import torch
 from conftest import ROOT
 
 from bench.api import BenchError
-from mann import LRUA, NTM
+from mann import LRUA
 from mann.kernels import triton_support
 
 needs_triton = pytest.mark.skipif(

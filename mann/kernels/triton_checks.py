@@ -101,7 +101,7 @@ def content_subject(s: Sizes, g: torch.Generator, heads: int, soft: bool) -> Sub
 
     if soft:
         keys = queries(keys, torch.full((s.batch, heads, 1), 3.0, dtype=torch.float64))
-    return Subject(lambda _, inputs: triton_content.content_read(*inputs, soft=soft), reference, [keys, memory])
+    return Subject(lambda _, inputs: triton_content.content_read(inputs[0], inputs[1], soft), reference, [keys, memory])
 
 
 def write_subject(s: Sizes, g: torch.Generator, heads: int) -> Subject:
@@ -200,7 +200,10 @@ def compare(subject: Subject, device: str, dtype: torch.dtype, generator: torch.
     expected, wanted = _outputs(subject.reference, exact_module, [x.double() for x in inputs], subject.constants)
     rows = _clear(subject.usages, len(inputs[0])).to(device)
     masks = [rows.view(-1, *[1] * (y.dim() - 1)) for y in expected]
-    seeds = [torch.randn(y.shape, generator=generator, dtype=torch.float64).to(device) * m for y, m in zip(expected, masks, strict=True)]
+    seeds = [
+        torch.randn(y.shape, generator=generator, dtype=torch.float64).to(device) * m
+        for y, m in zip(expected, masks, strict=True)
+    ]
     exact = torch.autograd.grad(expected, wanted, seeds)
     runs = []
     for _ in range(2):
@@ -208,7 +211,9 @@ def compare(subject: Subject, device: str, dtype: torch.dtype, generator: torch.
         gradients = torch.autograd.grad(found, wanted, [seed.to(y.dtype) for seed, y in zip(seeds, found, strict=True)])
         runs.append(([y.detach() for y in found], gradients))
     (found, gradients), again = runs
-    same = all(torch.equal(a, b) for one, two in zip(runs[0], again, strict=True) for a, b in zip(one, two, strict=True))
+    same = all(
+        torch.equal(a, b) for one, two in zip(runs[0], again, strict=True) for a, b in zip(one, two, strict=True)
+    )
     values = max(difference(a * m, b * m) for a, b, m in zip(expected, found, masks, strict=True))
     return Result(values, max(map(difference, exact, gradients)), same, int(rows.sum()), len(rows))
 
@@ -275,7 +280,9 @@ def seeded(seed: int = 0) -> torch.Generator:
 def runner(subject: Subject, device: str, backward: bool) -> Callable[[], object]:
     """A call of a kernel on inputs that stay, for timing; with backward, also the gradients."""
     module = None if subject.module is None else copy.deepcopy(subject.module).to(device, torch.float32)
-    wanted = [] if module is None else [p for name, p in module.named_parameters() if "controller.input" not in name]
+    wanted: list[Tensor] = []
+    if module is not None:
+        wanted = [p for name, p in module.named_parameters() if "controller.input" not in name]
     inputs = [x.to(device, torch.float32) for x in subject.inputs]
     if not backward:
         for parameter in wanted:

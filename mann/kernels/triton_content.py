@@ -1,7 +1,7 @@
 """Content addressing with reading on a GPU, over a memory of any number of slots, which is read once.
 
-`content_read(keys, memory)` is `LRUA.read`; `content_read(queries, memory, soft=True)` is `mann.addressing.content` with
-the reading behind it. Memory and keys may be bfloat16; sums are float32 then.
+`content_read(keys, memory)` is `LRUA.read`; `content_read(queries, memory, soft=True)` is `mann.addressing.content`
+with the reading behind it. Memory and keys may be bfloat16; sums are float32 then.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Content(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, keys: Tensor, memory: Tensor, soft: bool) -> tuple[Tensor, Tensor]:
         (batch, heads, width), slots = keys.shape, memory.shape[1]
-        room = {"dtype": accumulator(memory.dtype), "device": memory.device}
+        room: dict[str, Any] = {"dtype": accumulator(memory.dtype), "device": memory.device}
         keys, memory = keys.contiguous(), memory.contiguous()
         sizes = {"WIDTH": width, "HEADS": heads}
         cut = _cut(slots, width)
@@ -61,8 +61,8 @@ class _Content(torch.autograd.Function):
         )  # fmt: skip
         group = min(power_of_two(slots), 1024)
         launch(
-            content_combine, (min(-(-slots // group), GROUPS), batch, heads), 4, weights=weights, largest=largest, sums=sums,
-            parts=parts, read=read, slots=slots, blocks=blocks, read_row=read.stride(0), BLOCK_SLOTS=group,
+            content_combine, (min(-(-slots // group), GROUPS), batch, heads), 4, weights=weights, largest=largest,
+            sums=sums, parts=parts, read=read, slots=slots, blocks=blocks, read_row=read.stride(0), BLOCK_SLOTS=group,
             BLOCK_WIDTH=cut["BLOCK_WIDTH"], BLOCK_BLOCKS=min(power_of_two(blocks), 64), **sizes,
         )  # fmt: skip
         ctx.save_for_backward(keys, memory, weights, read)

@@ -1,9 +1,9 @@
 """The kernels of content addressing with reading: memory of any size, read once (`mann.lrua` eq. 17-19, `mann.ntm` 5).
 
 Forward, a block finds the scores of its slots and, relative to their largest, its part of the sums for the softmax and
-for what is read (Milakov and Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135); a second kernel puts
-the parts together, over heads × slots numbers instead of the memory. Backward, Σ_i w_i (dr · M_i) = dr · r, so that one
-pass suffices again.
+for what is read (Milakov and Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135); a second kernel
+puts the parts together, over heads × slots numbers instead of the memory. Backward, Σ_i w_i (dr · M_i) = dr · r, so
+that one pass suffices again.
 """
 
 from __future__ import annotations
@@ -141,4 +141,6 @@ def content_backward(
         place = ((row * HEADS + head) * blocks + block) * WIDTH
         tl.store(d_keys + place + column, d_key, mask=wide)
     d_cells += stretch[:, None] * cells
-    tl.store(d_memory + row * slots * WIDTH + slot.to(tl.int64)[:, None] * WIDTH + column[None, :], d_cells, mask=inside)
+    tl.store(
+        d_memory + row * slots * WIDTH + slot.to(tl.int64)[:, None] * WIDTH + column[None, :], d_cells, mask=inside
+    )

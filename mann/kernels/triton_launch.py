@@ -1,7 +1,7 @@
 """One way to start a kernel: run it, interpret it, or compile it for a device that is not here.
 
-Inside `compiling(target)` a launch on tensors of the device "meta" compiles the kernel with the very constants and types
-that it would run with, and runs nothing; so what is checked without a GPU is what runs on one.
+Inside `compiling(capability)` a launch on tensors of the device "meta" compiles the kernel with the very constants and
+types that it would run with, and runs nothing; so what is checked without a GPU is what runs on one.
 """
 
 from __future__ import annotations

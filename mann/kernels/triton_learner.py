@@ -20,13 +20,14 @@ from mann.ntm import NTM
 
 def unsuited(learner: MemoryLearner, device: torch.device) -> str | None:
     """Why the scans cannot run a learner on a device, in one sentence; None where they can."""
-    memory, controller = learner.memory, learner.controller
+    memory: Any = learner.memory
+    controller = learner.controller
     if type(memory) not in (LRUA, NTM):
         return f"the GPU scans have the memories LRUA and NTM, not {type(memory).__name__}; use backend=reference"
     if learner.feed_read and type(controller) is not LSTMController:
         name = type(controller).__name__
         return f"the GPU scans have an LSTM where the controller sees reads, not {name}; use backend=reference"
-    return missing(device) or oversized(memory.options.slots, memory.options.width)  # type: ignore[union-attr]
+    return missing(device) or oversized(memory.options.slots, memory.options.width)
 
 
 def run(learner: MemoryLearner, x: Tensor, label: Tensor, state: State) -> tuple[Tensor, State]:
@@ -40,6 +41,7 @@ def run(learner: MemoryLearner, x: Tensor, label: Tensor, state: State) -> tuple
     from mann.kernels.triton_scan import Controller
 
     scan: Any
+    controlled: Any
     scan, controlled = (lrua_scan, lrua_controlled) if isinstance(learner.memory, LRUA) else (ntm_scan, ntm_controlled)
     projected = learner.controller.project(torch.cat((learner.encoder(x), label), -1))
     controller, read, memory = state

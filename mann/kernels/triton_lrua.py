@@ -1,9 +1,9 @@
 """LRUA over a whole sequence on a GPU: the memory alone, one step of it, or with an LSTM controller (`mann.lrua`).
 
 `lrua_scan` is `mann.unroll` in one launch; with a sequence of one step it is a step. `lrua_controlled` has the
-controller's recurrent product and the interface in the scan as well. Both have gradients of all that they are given, but
-not twice; all options of `LRUAOptions` are served. What is given may be bfloat16: state and sums are float32 then, and
-what is read has the dtype of what was given.
+controller's recurrent product and the interface in the scan as well. Both have gradients of all that they are given,
+but not twice; all options of `LRUAOptions` are served. What is given may be bfloat16: state and sums are float32 then,
+and what is read has the dtype of what was given.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def lrua_scan(cell: LRUA, interface: Tensor, state: LRUAState) -> tuple[Tensor, 
         BenchError: see `mann.kernels.triton_scan.check`.
     """
     check(interface, cell.options.slots, cell.options.width)
-    reads, memory, usage, weights, _ = _Scan.apply(cell.options, interface, cell.alpha, *state, *[None] * 7)
+    reads, memory, usage, weights, _ = _Scan.apply(
+        torch.is_grad_enabled(), cell.options, interface, cell.alpha, *state, *[None] * 7
+    )
     return reads, LRUAState(memory, usage, weights)
 
 
@@ -52,7 +54,9 @@ def lrua_controlled(cell: LRUA, controller: Controller, state: LRUAState) -> tup
         BenchError: see `mann.kernels.triton_scan.check`.
     """
     check(controller.projected, cell.options.slots, cell.options.width)
-    fed, memory, usage, weights, last = _Scan.apply(cell.options, None, cell.alpha, *state, *controller)
+    fed, memory, usage, weights, last = _Scan.apply(
+        torch.is_grad_enabled(), cell.options, None, cell.alpha, *state, *controller
+    )
     reads, hidden = fed[:, 1:].split((cell.read_size, fed.shape[2] - cell.read_size), 2)
     return Controlled(reads, hidden, last), LRUAState(memory, usage, weights)
 
@@ -62,13 +66,13 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, o: LRUAOptions, interface: Tensor | None, alpha: Tensor | None, memory: Tensor, usage: Tensor,
-        weights: Tensor, *controller: Any,
+        ctx: Any, grad: bool, o: LRUAOptions, interface: Tensor | None, alpha: Tensor | None, memory: Tensor,
+        usage: Tensor, weights: Tensor, *controller: Any,
     ) -> tuple[Tensor | None, ...]:  # fmt: skip
-        ctx.dtypes = dtypes((o, interface, alpha, memory, usage, weights, *controller))
+        ctx.dtypes = dtypes((grad, o, interface, alpha, memory, usage, weights, *controller))
         given = controller[0] if interface is None else interface
-        (batch, steps), dtype, keep = given.shape[:2], accumulator(given.dtype), any(ctx.needs_input_grad)
-        room = {"dtype": dtype, "device": given.device}
+        (batch, steps), dtype, keep = given.shape[:2], accumulator(given.dtype), grad and any(ctx.needs_input_grad)
+        room: dict[str, Any] = {"dtype": dtype, "device": given.device}
         made = forward_arguments(interface, controller, o.heads * o.width, dtype)
         fed, interface = made.pop("fed"), made["interface"]
         memory, usage = own(memory, dtype), own(usage, dtype)
@@ -98,17 +102,18 @@ class _Scan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor, d_memory: Tensor, _: Any, d_weights: Tensor, d_last: Any) -> tuple[Any, ...]:
         alpha, history, path, least, interface, fed, *kept = ctx.saved_tensors
-        (batch, _steps, heads), dtype = least.shape, history.dtype
-        made = backward_arguments(d_out, d_last, interface, fed, *kept, dtype)
+        (batch, steps, heads), dtype = least.shape, history.dtype
+        made = backward_arguments(d_out, d_last, interface, fed, kept, dtype)
         d_interface = made["d_interface"]
         d_memory, d_weights = own(d_memory, dtype), own(d_weights, dtype)
         d_alpha = torch.empty_like(least, dtype=dtype) if alpha is not None else d_interface[..., -heads:]
         launch(
             lrua_backward, (batch,), BACKWARD_WARPS, history=history, weights=path, least=least, d_alpha=d_alpha,
-            d_alpha_step=d_alpha.stride(1), d_memory=d_memory, d_weights=d_weights, steps=least.shape[1],
+            d_alpha_step=d_alpha.stride(1), d_memory=d_memory, d_weights=d_weights, steps=steps,
             **_gate(interface, alpha, heads), **made, **ctx.constants,
         )  # fmt: skip
         found = [
+            None,
             None,
             d_interface if fed is None else None,
             None if alpha is None else d_alpha.sum(),

@@ -2,8 +2,8 @@
 
 The memory stays in the registers of the block from the first step to the last. What each step needs of its
 predecessors besides (w^r, the carried gradients) passes through global memory, which is the cache of the same
-multiprocessor; a barrier of the block stands between a write and its reading, and between reading and writing anew (several
-threads hold, and load, the same entry of a vector).
+multiprocessor; a barrier of the block stands between a write and its reading, and between reading and writing anew
+(several threads load the same entry of a vector).
 
 Kept for the backward pass: M before each step, w^r, the slots chosen, and the controller's activations. Everything
 else is computed again.
@@ -40,9 +40,9 @@ def lrua_forward(
 ):  # fmt: skip
     """Reads and weights of every step; memory and usage become those after the last.
 
-    interface: [batch, steps, SIZE]; reads: from the first step on; memory: [batch, slots, width]; usage: [batch, slots];
-    weights: [batch, steps + 1, heads, slots]. For the backward pass, where KEEP: history, [batch, steps, slots, width],
-    the memory before each step; least: [batch, steps, heads].
+    interface: [batch, steps, SIZE]; reads: from the first step on; memory: [batch, slots, width]; usage:
+    [batch, slots]; weights: [batch, steps + 1, heads, slots]. For the backward pass, where KEEP: history,
+    [batch, steps, slots, width], the memory before each step; least: [batch, steps, heads].
     """
     dtype: tl.constexpr = memory.dtype.element_ty
     READ: tl.constexpr = HEADS * WIDTH

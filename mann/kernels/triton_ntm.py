@@ -38,7 +38,9 @@ def ntm_scan(cell: NTM, interface: Tensor, state: NTMState) -> tuple[Tensor, NTM
         BenchError: see `mann.kernels.triton_scan.check`.
     """
     check(interface, cell.options.slots, cell.options.width)
-    reads, memory, weights, _ = _Scan.apply(cell.options, interface, *state, *[None] * len(Controller._fields))
+    reads, memory, weights, _ = _Scan.apply(
+        torch.is_grad_enabled(), cell.options, interface, *state, *[None] * len(Controller._fields)
+    )
     return reads, NTMState(memory, weights)
 
 
@@ -49,7 +51,7 @@ def ntm_controlled(cell: NTM, controller: Controller, state: NTMState) -> tuple[
         BenchError: see `mann.kernels.triton_scan.check`.
     """
     check(controller.projected, cell.options.slots, cell.options.width)
-    fed, memory, weights, last = _Scan.apply(cell.options, None, *state, *controller)
+    fed, memory, weights, last = _Scan.apply(torch.is_grad_enabled(), cell.options, None, *state, *controller)
     reads, hidden = fed[:, 1:].split((cell.read_size, fed.shape[2] - cell.read_size), 2)
     return Controlled(reads, hidden, last), NTMState(memory, weights)
 
@@ -59,12 +61,12 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, o: NTMOptions, interface: Tensor | None, memory: Tensor, weights: Tensor, *controller: Any
+        ctx: Any, grad: bool, o: NTMOptions, interface: Tensor | None, memory: Tensor, weights: Tensor, *controller: Any
     ) -> tuple[Tensor | None, ...]:
-        ctx.dtypes = dtypes((o, interface, memory, weights, *controller))
+        ctx.dtypes = dtypes((grad, o, interface, memory, weights, *controller))
         given = controller[0] if interface is None else interface
-        (batch, steps), dtype, keep = given.shape[:2], accumulator(given.dtype), any(ctx.needs_input_grad)
-        room = {"dtype": dtype, "device": given.device}
+        (batch, steps), dtype, keep = given.shape[:2], accumulator(given.dtype), grad and any(ctx.needs_input_grad)
+        room: dict[str, Any] = {"dtype": dtype, "device": given.device}
         made = forward_arguments(interface, controller, o.reads * o.width, dtype)
         fed, interface = made.pop("fed"), made["interface"]
         memory = own(memory, dtype)
@@ -91,11 +93,11 @@ class _Scan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor, d_memory: Tensor, d_weights: Tensor, d_last: Any) -> tuple[Any, ...]:
         history, path, interface, fed, *kept = ctx.saved_tensors
-        made = backward_arguments(d_out, d_last, interface, fed, *kept, history.dtype)
+        made = backward_arguments(d_out, d_last, interface, fed, kept, history.dtype)
         d_memory, d_weights = own(d_memory, history.dtype), own(d_weights, history.dtype)
         launch(
             ntm_backward, (history.shape[0],), BACKWARD_WARPS, history=history, weights=path, d_memory=d_memory,
             d_weights=d_weights, steps=history.shape[1], **made, **ctx.constants,
         )  # fmt: skip
         d_interface = made["d_interface"] if fed is None else None
-        return cast([None, d_interface, d_memory, d_weights, *controller_gradients(made, d_out, fed)], ctx.dtypes)
+        return cast([None, None, d_interface, d_memory, d_weights, *controller_gradients(made, d_out, fed)], ctx.dtypes)

@@ -1,8 +1,8 @@
 """The kernels of the NTM scan: one block an episode, T steps inside, the memory on chip (`mann.ntm`, eq. 2-9).
 
 As in `triton_lrua_kernels`: the memory stays in registers, vectors pass through global memory with a barrier between
-writing and reading, and between reading and writing anew. Kept for the backward pass: M before each step, the weights of all heads, and the controller's
-activations. Heads count from the reading ones.
+writing and reading, and between reading and writing anew. Kept for the backward pass: M before each step, the weights
+of all heads, and the controller's activations. Heads count from the reading ones.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -89,14 +90,17 @@ def forward_arguments(
 
 
 def backward_arguments(
-    d_out: Tensor, d_last: Tensor | None, interface: Tensor, fed: Tensor | None, gates: Tensor | None,
-    cells: Tensor | None, recurrent: Tensor | None, weight: Tensor | None, dtype: torch.dtype,
-) -> dict[str, Any]:  # fmt: skip
-    """The same for the backward kernel. d_out: of `fed`, or of the reads; d_last: of the last cell."""
+    d_out: Tensor, d_last: Tensor | None, interface: Tensor, fed: Tensor | None, kept: Sequence[Any], dtype: torch.dtype
+) -> dict[str, Any]:
+    """The same for the backward kernel. d_out: of `fed`, or of the reads; d_last: of the last cell.
+
+    kept: gates, cells, recurrent and weight, or None for each.
+    """
     names = ("recurrent", "gates", "cells", "weight", "carry", "d_hidden", "d_cell", "d_gates")
     made: dict[str, Any] = dict.fromkeys(names)
     d_reads = d_out.contiguous()
-    if fed is not None and cells is not None and gates is not None and recurrent is not None and weight is not None:
+    if fed is not None:
+        gates, cells, recurrent, weight = kept
         d_reads = d_reads[:, 1:]
         made["recurrent"], made["weight"] = recurrent.mT.contiguous(), weight.contiguous()
         made["gates"], made["cells"], made["d_gates"] = gates, cells, torch.empty_like(gates)

@@ -66,4 +66,3 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 def power_of_two(size: int) -> int:
     """The smallest power of two that is not below a size: what Triton's tensors have."""
     return 1 << max(size - 1, 0).bit_length()
-
