@@ -56,6 +56,10 @@ class Draw:
         if self.device != "meta":
             self.generator = torch.Generator(self.device).manual_seed(self.seed)
 
+    def again(self, further: int = 0) -> Draw:
+        """The same from the start, or with a seed so much further."""
+        return Draw(self.dtype, self.device, self.seed + further)
+
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers."""
         return torch.empty(shape, dtype=self.dtype, device=self.device).normal_(generator=self.generator)

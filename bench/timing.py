@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
+import timeit
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -14,6 +16,8 @@ from torch.utils import benchmark
 Call = Callable[[], object]
 LEAST, MOST = 7, 100
 """Samples."""
+BLOCKS = 25
+"""Quick calls are timed in blocks, about so many in the time aimed at."""
 
 
 class Timing(NamedTuple):
@@ -52,7 +56,10 @@ class Clock(Protocol):
 
 @dataclass
 class CPUClock:
-    """`torch.utils.benchmark` with its own choice of block sizes."""
+    """Quick calls in blocks by `torch.utils.benchmark`; slow or cold ones one by one by `timeit`, on which it is built.
+
+    Before each block, `torch.utils.benchmark` makes two calls that it does not count: too many for a single cold one.
+    """
 
     cache: int
     """Bytes of the last level."""
@@ -63,29 +70,27 @@ class CPUClock:
 
     def hot(self, call: Call, seconds: float) -> Timing:
         """See `Clock.hot`."""
-        timer = self._timer(call)
+        timer = benchmark.Timer("call()", globals={"call": call}, num_threads=self.threads)
         once = timer.timeit(1).mean
-        made = timer.blocked_autorange(min_run_time=max(seconds, (LEAST - 0.5) * once))
-        return summarise(made.times, made.number_per_run)
+        if once > seconds / BLOCKS:
+            return self._singly(call, "pass", seconds)
+        calls = round(seconds / BLOCKS / once)
+        return summarise([timer.timeit(calls).mean for _ in range(BLOCKS)], calls)
 
     def cold(self, call: Call, seconds: float) -> Timing:
         """See `Clock.cold`."""
-        timer = self._timer(call, self._flush)
-        once = timer.timeit(1).mean
-        # `timeit` warms up with two calls of its own before the one it reports, each after a flush.
-        count = max(LEAST, min(MOST, int(seconds / (3 * (once + self._flush_s)))))
-        return summarise([timer.timeit(1).mean for _ in range(count)])
+        return self._singly(call, self._flush, seconds)
+
+    def _singly(self, call: Call, before: Call | str, seconds: float) -> Timing:
+        torch.set_num_threads(self.threads)
+        timer = timeit.Timer(call, before)
+        began = time.perf_counter()
+        timer.timeit(1)
+        count = int(seconds / (time.perf_counter() - began))
+        return summarise(timer.repeat(max(LEAST, min(MOST, count)), 1))
 
     def _flush(self) -> None:
         self._other.add_(1)
-
-    @property
-    def _flush_s(self) -> float:
-        return 2 * self._other.nbytes / 1e10
-
-    def _timer(self, call: Call, before: Call = lambda: None) -> benchmark.Timer:
-        names: dict[str, Any] = {"call": call, "before": before}
-        return benchmark.Timer("call()", "before()", globals=names, num_threads=self.threads)
 
 
 @dataclass
