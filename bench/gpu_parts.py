@@ -10,6 +10,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -38,6 +39,23 @@ class Wrong(Exception):
     """A part found something that must not be."""
 
 
+class Once:
+    """The clock of a rehearsal: one call, whose time means nothing."""
+
+    def hot(self, call: timing.Call, seconds: float) -> timing.Timing:
+        """See `timing.Clock.hot`."""
+        began = time.monotonic()
+        call()
+        return timing.summarise([time.monotonic() - began])
+
+    cold = hot
+
+
+def clock_of(device: str) -> timing.Clock:
+    """A clock for the device, which is the CPU in a rehearsal."""
+    return timing.clock_of(device, hardware.last_level_cache(device), 1) if device == "cuda" else Once()
+
+
 def run(name: str, device: str, out: Path) -> None:
     """Run one part; see `bench.gpu_check.PARTS`."""
     registry.load()
@@ -52,7 +70,7 @@ def write(folder: Path, name: str, device: str, content: dict[str, Any]) -> None
     record = {"schema": 1, "env": environment.describe(device, torch.get_num_threads()), **content}
     record["machine"] = hardware.state(device)
     text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    files.replace(folder / f"gpu-{name}.json", text.encode())
+    files.replace(folder / "gpu-check" / f"{name}.json", text.encode())
 
 
 # -------------------------------------------------------------------------------------------------------------- kernels
@@ -66,7 +84,7 @@ def kernels(device: str, folder: Path) -> None:
     names = [name for name, _ in triton_checks.subjects(sizes, triton_checks.seeded())]
     if device == "cpu":
         names = [name for name in names if name in triton_checks.REHEARSED]
-    workers = max(1, min(8, (os.cpu_count() or 1) // 2))
+    workers = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         found = list(pool.map(partial(_checked, device), names))
     write(folder, "kernels", device, {"sizes": sizes._asdict(), "rows": [row for rows in found for row in rows]})
@@ -80,12 +98,13 @@ def kernels(device: str, folder: Path) -> None:
 
 
 def _checked(device: str, name: str) -> list[dict[str, Any]]:
+    limit = 150 if device == "cuda" else 1500
     code = "import sys; from mann.kernels.triton_checks import main; main(*sys.argv[1:])"
     command = [sys.executable, "-W", "ignore", "-c", code, device, name]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
-        return [{"kernel": name, "dtype": "any", "passed": False, "said": "not done after 150 s"}]
+        return [{"kernel": name, "dtype": "any", "passed": False, "said": f"not done after {limit} s"}]
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:300]
@@ -101,8 +120,8 @@ def setting(device: str) -> tuple[TrainedMethod, Task]:
     task, method = registry.TASKS.entries["glyphs-online"], registry.METHODS.entries["mann"]
     if device == "cpu":
         small = method(batch=2, slots=8, width=4, heads=2, controller_size=6)
-        return small, task(way=2, shot=2, size=20)
-    return method(), task(way=5, shot=10, size=20)
+        return small, task(way=2, length=4)
+    return method(), task(way=5, length=50)
 
 
 def batch(task: Task, method: TrainedMethod, step: int) -> Episode:
@@ -142,7 +161,7 @@ def training(device: str, folder: Path) -> None:
     """Time a training step in each way, and its ratio to the eager one."""
     method, task = setting(device)
     episode = batch(task, method, 0).to(device)
-    clock = timing.clock_of(device, hardware.last_level_cache(device), torch.get_num_threads())
+    clock = clock_of(device)
     ways = ["eager", "fused"] if device == "cpu" else ["eager", "graph", "fused", "fused, graph", "compiled"]
     first = math.nan
     rows: list[dict[str, Any]] = []
@@ -170,19 +189,16 @@ def _timed(
     way: str, method: TrainedMethod, task: Task, episode: Episode, device: str, clock: timing.Clock
 ) -> tuple[float, timing.Timing, float]:
     """The first loss, the time of a step, and the seconds of the first one, in which kernels are compiled."""
-    import time
-
     made: Any = learner(task, method, device, "fused" in way)
     if way == "compiled":  # cells, not the sequence: unrolled, fifty steps are compiled for many minutes
         made.memory.compile()
         made.controller.compile()
-    call = stepper(made, task, episode, method.lr, device)
+    step = stepper(made, task, episode, method.lr, device)
     began = time.monotonic()
-    loss = call().item()
+    loss = step().item()
     compile_s = time.monotonic() - began
-    if "graph" in way:
-        call = timing.replayed(call)
-    return loss, clock.hot(call, SECONDS if device == "cuda" else 0.01), compile_s
+    call: timing.Call = timing.replayed(step) if "graph" in way else step
+    return loss, clock.hot(call, SECONDS), compile_s
 
 
 # --------------------------------------------------------------------------------------------------------------- losses
@@ -214,7 +230,7 @@ def losses(device: str, folder: Path) -> None:
         write(folder, "losses", device, {"method": method.name, "task": task.name, "losses": curves})
     from bench import gpu_plots
 
-    gpu_plots.losses(curves, folder / "gpu-losses.png")
+    gpu_plots.losses(curves, folder / "gpu-check" / "losses.png")
     base = curves["cpu"]
     for name, curve in curves.items():
         early = max(abs(a - b) / abs(a) for a, b in zip(base[:EARLY], curve[:EARLY], strict=True))
@@ -235,16 +251,17 @@ def scans(device: str, folder: Path) -> None:
     from mann.kernels import triton_checks
 
     sizes = triton_checks.PAPER if device == "cuda" else triton_checks.ODD._replace(slots=8, width=4, units=4, steps=2)
-    clock = timing.clock_of(device, hardware.last_level_cache(device), torch.get_num_threads())
+    clock = clock_of(device)
     rows = []
-    for predicted in gpu_predictions.table(sizes.batch, sizes.steps):
+    table = gpu_predictions.table(sizes.batch, sizes.steps)
+    for predicted in table if device == "cuda" else (table[0], table[-1]):
         subject = triton_checks.scan_subject(
             sizes, triton_checks.seeded(), predicted.memory(sizes), predicted.controlled
         )
         call = triton_checks.runner(subject, device, predicted.backward)
         call()
         row: dict[str, Any] = {"scan": predicted.name, "predicted": predicted.expected, "floor": predicted.floor}
-        row["launched"] = clock.hot(call, SECONDS if device == "cuda" else 0.01)._asdict()
+        row["launched"] = clock.hot(call, SECONDS)._asdict()
         if device == "cuda":
             row["replayed"] = clock.hot(timing.replayed(call), SECONDS)._asdict()
         rows.append(row)
@@ -255,7 +272,7 @@ def scans(device: str, folder: Path) -> None:
     if device == "cuda":
         from bench import gpu_plots
 
-        gpu_plots.scans(rows, folder / "gpu-scans.png")
+        gpu_plots.scans(rows, folder / "gpu-check" / "scans.png")
 
 
 def profiles(device: str, folder: Path) -> None:

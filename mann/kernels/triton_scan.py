@@ -68,14 +68,13 @@ def forward_arguments(
     """
     names = ("projected", "recurrent", "gates", "cells", "weight", "bias", "fed")
     made: dict[str, Any] = dict.fromkeys(names)
+    room: dict[str, Any] = {"dtype": dtype, "device": (controller[0] if interface is None else interface).device}
     if interface is not None:
-        room = {"dtype": dtype, "device": interface.device}
         made["interface"] = interface.contiguous()
         reads = torch.empty(*interface.shape[:2], read, **room)
     else:
         given = Controller(*controller)
         (batch, steps, sums), size = given.projected.shape, given.weight.shape[0]
-        room = {"dtype": dtype, "device": given.projected.device}
         made["projected"], made["recurrent"], made["bias"] = (
             tensor.contiguous() for tensor in (given.projected, given.recurrent, given.bias)
         )
