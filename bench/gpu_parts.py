@@ -226,7 +226,10 @@ def losses(device: str, folder: Path) -> None:
             optimiser.step()
             curve.append(loss.item())
         curves[name] = curve
-        print(f"  {name}: first loss {curve[0]:.6f}, mean of the last {LATE}: {_late(curve):.4f}", flush=True)
+        print(
+            f"  {name}: first loss {curve[0]:.6f}, mean of the last {len(curve[-LATE:])}: {_late(curve):.4f}",
+            flush=True,
+        )
         write(folder, "losses", device, {"method": method.name, "task": task.name, "losses": curves})
     from bench import gpu_plots
 

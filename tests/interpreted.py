@@ -118,12 +118,12 @@ def test_the_state_that_is_given_is_left_alone():
      ("ntm", {"start": "learned"})],
 )  # fmt: skip
 def test_a_learner_is_the_same_by_scan(method, options):
-    task = registry.TASKS.entries["glyphs-online"](way=2, shot=2, size=8)
+    task = registry.TASKS.entries["glyphs-online"](way=2, length=4, size=8)
     sizes = {"slots": 6, "width": 3, "controller_size": 5} | ({"heads": 2} if method != "ntm" else {})
     torch.manual_seed(0)
     learner = registry.METHODS.entries[method](**sizes, **options).build(task).double()
     assert triton_learner.unsuited(learner, torch.device("cpu")) is None
-    x, label = torch.rand(2, 4, 1, 8, 8, dtype=torch.float64), torch.rand(2, 4, 2, dtype=torch.float64)
+    x, label = torch.rand(2, 4, 64, dtype=torch.float64), torch.rand(2, 4, 2, dtype=torch.float64)
     state = learner.initial_state(2, x)
     results = [run(x, label, state) for run in (learner.run, lambda *a: triton_learner.run(learner, *a))]
     (expected, after), (found, then) = results
@@ -137,7 +137,7 @@ def test_a_learner_is_the_same_by_scan(method, options):
 
 
 def test_what_has_no_scan_is_refused():
-    task = registry.TASKS.entries["glyphs-online"](way=2, shot=2, size=8)
+    task = registry.TASKS.entries["glyphs-online"](way=2, length=4, size=8)
     for method, options, says in (
         ("mann-ff", {}, "LSTM where the controller sees reads"),
         ("dnc", {}, "LRUA and NTM, not DNC"),
