@@ -25,6 +25,41 @@ from bench.timing import Call
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 """Largest difference to the reference, relative to the largest number of an output or gradient."""
 AUTOMATIC = ("eager", "compiled")
+VIEWS = frozenset(
+    f"aten::{name}"
+    for name in (
+        "view",
+        "reshape",
+        "transpose",
+        "t",
+        "permute",
+        "unsqueeze",
+        "squeeze",
+        "expand",
+        "expand_as",
+        "view_as",
+        "select",
+        "slice",
+        "narrow",
+        "unbind",
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "flatten",
+        "unflatten",
+        "as_strided",
+        "detach",
+        "alias",
+        "diagonal",
+        "_unsafe_view",
+        "_reshape_alias",
+        "empty",
+        "empty_like",
+        "empty_strided",
+        "new_empty",
+    )
+)
+"""Operators that compute nothing: they are no launches."""
 STEPS = 4
 """Longer sequences are not run to learn what they need: it is found for half as many steps and these, and continued."""
 # The profiler would report each of its starts on stderr, from C++; it reads this when it is first used.
@@ -218,8 +253,8 @@ def _peak(op: Op, dtype: torch.dtype, backward: bool) -> int:
 def cost(call: Call, device: str, compiled: bool) -> Cost:
     """Launches and bytes of one call, from a profiled run that is not timed.
 
-    A launch is a kernel on an accelerator, an operator called from Python or autograd on a CPU; one of a compiled graph
-    counts once, beside the operators it calls.
+    A launch is a kernel on an accelerator, an operator called from Python or autograd on a CPU unless it is one of
+    VIEWS; one of a compiled graph counts once, beside the operators it calls.
     """
     with profile(use_device="cuda" if device == "cuda" else None, profile_memory=True) as prof:
         kept = call()
@@ -239,7 +274,11 @@ def cost(call: Call, device: str, compiled: bool) -> Cost:
     if device == "cuda":
         launches = sum(e.name() != "[memory]" and not e.is_user_annotation() for e in events)
     else:
-        spans = [(e.start_thread_id(), e.start_ns(), e.end_ns()) for e in events if e.name().startswith("aten::")]
+        spans = [
+            (e.start_thread_id(), e.start_ns(), e.end_ns())
+            for e in events
+            if e.name().startswith("aten::") and e.name() not in VIEWS
+        ]
         launches = compiled + outermost(spans)
     return Cost(max(1, launches), allocated, peak)
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bench import profiles, views
+from bench import profiles, registry, views
 from bench.errors import BenchError
 from bench.roofs import Roofs
 
@@ -28,7 +28,7 @@ def amount(number: float, unit: str) -> str:
     """A number with a unit: 1024's powers for bytes, 1000's for all else."""
     base, letters = (1024.0, ["", "Ki", "Mi", "Gi", "Ti"]) if unit == "B" else (1000.0, ["", "k", "M", "G", "T", "P"])
     power = min(len(letters) - 1, int(math.log(number, base))) if number >= base else 0
-    return f"{number / base**power:.3g} {letters[power]}{unit}"
+    return f"{number / base**power:.3g} {letters[power]}{unit}".rstrip()
 
 
 def duration(seconds: float) -> str:
@@ -68,8 +68,8 @@ def progress(plans: Sequence[Any], steps: Callable[[Any], int], out: Console) ->
 
 def rows_table(made: Sequence[dict[str, Any]]) -> Table:
     """One line a row."""
-    right = ("time", "±", "n", "GB/s", "GFLOP/s", "op/s", "allocated", "× cache", "% of roof")
-    table = views.table("op", "size", "pass", "variant", "cache", *right[:-1], "verdict", right[-1], right=right)
+    right = ("time", "±", "n", "GB/s", "GFLOP/s", "op/s", "alloc.", "× cache", "% roof")
+    table = views.table("op", "size", "variant", "pass", *right[:-1], "verdict", right[-1], right=right)
     rows = [(p, row) for p in made for row in p["rows"]]
     for p, row in rows[:ROWS]:
         table.add_row(p["op"], *_cells(p, row))
@@ -82,16 +82,15 @@ def _cells(p: dict[str, Any], row: dict[str, Any]) -> list[str]:
     s, work = row["seconds"], row["work"]
     flops = work["products"] + work["others"]
     return [
-        profiles.sizes_text(row["sizes"]),
-        "fwd" if row["pass"] == "forward" else "fwd+bwd",
+        size_text(p, row),
         profiles.variant_text(row),
-        row["cache"],
+        ("fwd" if row["pass"] == "forward" else "f+b") + f" {row['cache']}",
         duration(s["median"]),
         f"{100 * (s['q3'] - s['q1']) / s['median']:.0f} %",
         str(row["n"]),
         f"{(work['read'] + work['written']) / s['median'] / 1e9:.3g}",
         f"{flops / s['median'] / 1e9:.3g}",
-        amount(1 / s["median"], "").strip(),
+        amount(1 / s["median"], ""),
         amount(row["allocated"], "B"),
         f"{row['footprint'] / p['machine']['cache']:.2g}",
         row["verdict"],
@@ -100,10 +99,17 @@ def _cells(p: dict[str, Any], row: dict[str, Any]) -> list[str]:
 
 
 def share_text(row: dict[str, Any]) -> str:
-    """% of the roof that binds, with its name where the verdict does not tell it; nothing where no roof binds."""
-    if row["verdict"] == "cache-resident":
-        return "·"
-    return f"{100 * row['share']:.0f}" + (f" ({row['roof']})" if row["verdict"] == "ambiguous" else "")
+    """% of the roof that binds; nothing where none does for sure."""
+    return "·" if row["verdict"] in ("cache-resident", "ambiguous") else f"{100 * row['share']:.0f}"
+
+
+def size_text(profile: dict[str, Any], row: dict[str, Any]) -> str:
+    """The size that grows, and others that are not the op's defaults."""
+    op = registry.OPS.entries.get(profile["op"])
+    if op is None:
+        return profiles.sizes_text(row["sizes"])
+    usual = vars(op())
+    return profiles.sizes_text({k: v for k, v in row["sizes"].items() if k == op.swept or usual.get(k) != v})
 
 
 def roofs_text(limits: Roofs, profile: dict[str, Any]) -> str:

@@ -16,12 +16,13 @@ from bench.api import BenchError, Op
 from bench.library import threads_for
 from bench.operations import Draw, dtype_of
 from bench.roofs import Roofs
-from bench.timing import Clock, Timing
+from bench.timing import Clock, Effort, Timing
 from bench.training import device_of
 
 OUT = Path("results") / "profiles"
-SECONDS, QUICK_SECONDS = 0.1, 0.02
-"""Aimed at for the samples of one row; a slow call is sampled `timing.LEAST` times all the same."""
+FULL, QUICK = Effort(seconds=0.1, least=7), Effort(seconds=0.02, least=3)
+"""For the samples of one row."""
+ROOFS = Effort(seconds=0.3, least=7)
 SIDE = {"cpu": 1024, "cuda": 8192}
 """Of the matrices whose product is a roof."""
 
@@ -78,8 +79,7 @@ def run(request: Request, as_json: bool = False, make_clock: Callable[..., Clock
         raise BenchError(f"{plans[0].op.name} at {profiles.sizes_text(first['sizes'])} {first['why']}")
     err.print("measuring the roofs: copy, matrix product, empty launch")
     clock = make_clock(device, cache, threads)
-    seconds = QUICK_SECONDS if request.quick else SECONDS
-    limits = roofs.measure(clock, device, dtype, cache, 3 * seconds, SIDE[device])
+    limits = roofs.measure(clock, device, dtype, cache, ROOFS, SIDE[device])
     made, paths = [], []
     with profile_views.progress(plans, steps(request), err) as tell:
         for each in plans:
@@ -251,14 +251,14 @@ def measure_variant(point: Op, name: str, each: str, p: Plan, device: str, dtype
     call()
     cost = measuring.cost(call, device, name == "compiled")
     work = point.least_both(dtype.itemsize) if backward else point.least(dtype.itemsize)
-    footprint, seconds = p.footprints[point].data, QUICK_SECONDS if quick else SECONDS
+    footprint, effort = p.footprints[point].data, QUICK if quick else FULL
     for replay in (False, True) if device == "cuda" else (False,):
         timed, launches = (timing.replayed(call), 1) if replay else (call, cost.launches)
-        hot = clock.hot(timed, seconds)
+        hot = clock.hot(timed, effort)
         for cold in (False, True):
             if cold and alike(footprint, hot, limits):
                 continue
-            t = clock.cold(timed, seconds) if cold else hot
+            t = clock.cold(timed, effort) if cold else hot
             verdict, roof, share = roofs.judge(t, work, launches, footprint, limits, cold)
             yield {
                 "sizes": numbers(point),

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from bench.operations import Work
-from bench.timing import Clock, Timing
+from bench.timing import Clock, Effort, Timing
 
 Verdict = Literal["launch-bound", "cache-resident", "bandwidth-bound", "compute-bound", "ambiguous"]
 Floor = Literal["launch", "bandwidth", "compute"]
@@ -46,15 +46,15 @@ class Roofs:
     """Where the device tells it."""
 
 
-def measure(clock: Clock, device: str, dtype: torch.dtype, cache: int, seconds: float = 0.3, side: int = 2048) -> Roofs:
+def measure(clock: Clock, device: str, dtype: torch.dtype, cache: int, effort: Effort, side: int) -> Roofs:
     """Measure the roofs: a copy of 4 × the cache, a product of two square matrices, and an operator on one number."""
     source = torch.ones(4 * cache // dtype.itemsize, dtype=dtype, device=device)
     target = torch.zeros_like(source)
-    copy = clock.hot(lambda: target.copy_(source), seconds)
+    copy = clock.hot(lambda: target.copy_(source), effort)
     left, right, one = (torch.ones(n, n, dtype=dtype, device=device) for n in (side, side, 1))
     out = torch.empty_like(left)
-    product = clock.hot(lambda: torch.mm(left, right, out=out), seconds)
-    hot, cold = (time(one.neg_, seconds / 3) for time in (clock.hot, clock.cold))
+    product = clock.hot(lambda: torch.mm(left, right, out=out), effort)
+    hot, cold = (time(one.neg_, effort) for time in (clock.hot, clock.cold))
     return Roofs(2 * source.nbytes / copy.median, 2 * side**3 / product.median, hot.median, cold.median, cache)
 
 

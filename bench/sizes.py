@@ -16,7 +16,7 @@ from bench.operations import Draw, Op
 UNITS = {"": 1, "k": 2**10, "K": 2**10, "M": 2**20}
 BEYOND = 4
 """A sweep ends where inputs and outputs are so many times as large as the last-level cache."""
-FLOPS, QUICK_FLOPS = 3 * 10**9, 10**8
+FLOPS, QUICK_FLOPS = 3 * 10**9, 5 * 10**7
 """A sweep that nobody asked for goes no further than this many operations in a forward pass."""
 FIRST = {"slots": 64, "width": 16}
 QUICK = 2

@@ -14,10 +14,10 @@ import torch
 from torch.utils import benchmark
 
 Call = Callable[[], object]
-LEAST, MOST = 7, 100
-"""Samples."""
+MOST = 100
+"""Samples of single calls."""
 BLOCKS = 25
-"""Quick calls are timed in blocks, about so many in the time aimed at."""
+"""Short calls are timed in blocks, about so many in the time aimed at."""
 
 
 class Timing(NamedTuple):
@@ -44,19 +44,26 @@ def summarise(samples: list[float], calls: int = 1) -> Timing:
     return Timing(median, q1, q3, ordered[0], ordered[-1], len(ordered), calls)
 
 
+class Effort(NamedTuple):
+    """How long to sample one row. least: samples, however slow a call is."""
+
+    seconds: float
+    least: int
+
+
 class Clock(Protocol):
     """Times calls on one device."""
 
-    def hot(self, call: Call, seconds: float) -> Timing:
-        """Calls one after the other for about so many seconds: what they need is in the cache if it fits there."""
+    def hot(self, call: Call, effort: Effort) -> Timing:
+        """Calls one after the other: what they need is in the cache if it fits there."""
 
-    def cold(self, call: Call, seconds: float) -> Timing:
+    def cold(self, call: Call, effort: Effort) -> Timing:
         """Single calls, each after the cache was filled with other data."""
 
 
 @dataclass
 class CPUClock:
-    """Quick calls in blocks by `torch.utils.benchmark`; slow or cold ones one by one by `timeit`, on which it is built.
+    """Short calls in blocks by `torch.utils.benchmark`; slow or cold ones one by one by `timeit`, on which it is built.
 
     Before each block, `torch.utils.benchmark` makes two calls that it does not count: too many for a single cold one.
     """
@@ -68,26 +75,26 @@ class CPUClock:
     def __post_init__(self) -> None:
         self._other = torch.empty(2 * self.cache // 8, dtype=torch.int64)
 
-    def hot(self, call: Call, seconds: float) -> Timing:
+    def hot(self, call: Call, effort: Effort) -> Timing:
         """See `Clock.hot`."""
         timer = benchmark.Timer("call()", globals={"call": call}, num_threads=self.threads)
         once = timer.timeit(1).mean
-        if once > seconds / BLOCKS:
-            return self._singly(call, "pass", seconds)
-        calls = round(seconds / BLOCKS / once)
+        if once > effort.seconds / BLOCKS:
+            return self._singly(call, "pass", effort)
+        calls = round(effort.seconds / BLOCKS / once)
         return summarise([timer.timeit(calls).mean for _ in range(BLOCKS)], calls)
 
-    def cold(self, call: Call, seconds: float) -> Timing:
+    def cold(self, call: Call, effort: Effort) -> Timing:
         """See `Clock.cold`."""
-        return self._singly(call, self._flush, seconds)
+        return self._singly(call, self._flush, effort)
 
-    def _singly(self, call: Call, before: Call | str, seconds: float) -> Timing:
+    def _singly(self, call: Call, before: Call | str, effort: Effort) -> Timing:
         torch.set_num_threads(self.threads)
         timer = timeit.Timer(call, before)
         began = time.perf_counter()
         timer.timeit(1)
-        count = int(seconds / (time.perf_counter() - began))
-        return summarise(timer.repeat(max(LEAST, min(MOST, count)), 1))
+        count = int(effort.seconds / (time.perf_counter() - began))
+        return summarise(timer.repeat(max(effort.least, min(MOST, count)), 1))
 
     def _flush(self) -> None:
         self._other.add_(1)
@@ -106,18 +113,18 @@ class CUDAClock:
     def __post_init__(self) -> None:
         self._other = torch.empty(2 * self.cache // 8, dtype=torch.int64, device=self.device)
 
-    def hot(self, call: Call, seconds: float) -> Timing:
+    def hot(self, call: Call, effort: Effort) -> Timing:
         """See `Clock.hot`."""
-        return self._samples(call, seconds, lambda: None)
+        return self._samples(call, effort, lambda: None)
 
-    def cold(self, call: Call, seconds: float) -> Timing:
+    def cold(self, call: Call, effort: Effort) -> Timing:
         """See `Clock.cold`."""
-        return self._samples(call, seconds, self._flush)
+        return self._samples(call, effort, self._flush)
 
-    def _samples(self, call: Call, seconds: float, before: Call) -> Timing:
+    def _samples(self, call: Call, effort: Effort, before: Call) -> Timing:
         call()
         once = self._one(call, before)
-        count = max(LEAST, min(MOST, int(seconds / max(once, 1e-6))))
+        count = max(effort.least, min(MOST, int(effort.seconds / max(once, 1e-6))))
         return summarise([self._one(call, before) for _ in range(count)])
 
     def _one(self, call: Call, before: Call) -> float:
