@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bench.cells import rows_of
 from bench.frames import PERCENT, current, frame, plain
-from bench.markdown import ceiling, rows_of
+from bench.references import ceiling
 from bench.tables import summary
 
 if TYPE_CHECKING:
