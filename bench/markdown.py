@@ -218,6 +218,8 @@ def _other_seeds(cell: Any, first: Any) -> str:
 def _beside(made: pd.DataFrame, names: Mapping[str, str], notes: Notes) -> list[dict[str, str]]:
     """Published rows for one of our methods in one setting."""
     spec, fields = made["spec"].iloc[0], made["fields"].iloc[0]
+    if memory_tables.ablation(spec) != "none":  # nobody has published that
+        return []
     found = published.lookup(spec["method"]["name"], spec["task"]["name"], **fields)
     kinds: dict[tuple[str, ...], list[published.Published]] = {}
     for row in published.closest(spec, found, fields):

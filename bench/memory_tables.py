@@ -51,7 +51,7 @@ def ablations(made: pd.DataFrame) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for (task, setting), section in ok.groupby(["task", "setting"], sort=False):
         keys = pd.Series([_without(spec) for spec in section["spec"]], index=section.index)
-        kinds = pd.Series([_ablation(spec) for spec in section["spec"]], index=section.index)
+        kinds = pd.Series([ablation(spec) for spec in section["spec"]], index=section.index)
         ablated = set(keys[kinds != "none"])
         controls = section[[str(n).startswith(CONTROLS) and k not in ablated for n, k in
                             zip(section["method_name"], keys, strict=True)]]  # fmt: skip
@@ -100,7 +100,8 @@ def _scores(part: pd.DataFrame, at: str, metric: str) -> dict[int, float]:
     return found
 
 
-def _ablation(spec: Mapping[str, Any]) -> str:
+def ablation(spec: Mapping[str, Any]) -> str:
+    """What a cell's memory is taken away by; "none" where it is as it is, or there is none."""
     return str(spec["method"]["fields"].get("ablate", "none"))
 
 

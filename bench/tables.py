@@ -14,18 +14,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from bench import files, markdown, memory_tables, published, registry
+from bench import files, markdown, memory_tables, pictures, published, registry
 from bench.cells import rows_of
+from bench.charts import Chart
 from bench.config import digest
 from bench.frames import PERCENT, current, frame, plain
 from bench.intervals import episode_half_width, spread, t_half_width
 
-__all__ = ["check", "episode_half_width", "frame", "headline", "render", "summary", "t_half_width", "write"]
+__all__ = ["check", "episode_half_width", "frame", "headline", "render", "report", "summary", "t_half_width", "write"]
 
 INSTANCES = (1, 2, 3, 4, 5, 10)
 RUNS = 20
@@ -93,8 +94,8 @@ def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[di
     }
     spec, fields = group["spec"].iloc[0], group["fields"].iloc[0]
     rows = []
-    for at, there, values, errors, count in _places(task, metric, group):
-        found = _beside(spec, fields, at)
+    for at, there, values, errors, count in _places(task, metric, group[["outcome", "seed", "scores"]]):
+        found = [] if memory_tables.ablation(spec) != "none" else _beside(spec, fields, at)
         match = published.protocol_match(spec, found[0], fields) if found else None
         rows.append({
             **shared,
@@ -120,11 +121,8 @@ def _solved(group: pd.DataFrame) -> dict[str, Any]:
     """Seeds that solved the task, which is judged on validation in training, so in the task's own setting alone."""
     tried = [
         row
-        for row in rows_of(group)
-        if row.evaluation == ""
-        and row.outcome != "missing"
-        and row.spec["budget"]["validations"]
-        and not math.isnan(row.solved)
+        for row in rows_of(group[group["evaluation"] == ""])
+        if row.outcome != "missing" and row.spec["budget"]["validations"] and not math.isnan(row.solved)
     ]
     if not tried:
         return {"n_solved": 0, "n_tried": 0, "unsolved": ""}
@@ -208,15 +206,22 @@ def _joined(seeds: Iterable[int]) -> str:
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-def render(
+class Report(NamedTuple):
+    """Tables, as text, and pictures, as what is drawn, by file name."""
+
+    tables: dict[str, str]
+    pictures: dict[str, Chart]
+
+
+def report(
     records: Iterable[Any],
     name: str,
     expected: Iterable[Mapping[str, Any]] | None = None,
     *,
     title: str = "",
     dirty: bool = False,
-) -> dict[str, str]:
-    """The tables of a suite by file name: `<name>.md` and `<name>.csv`; CSVs of ablations and diagnostics, if any.
+) -> Report:
+    """The tables of a suite, `<name>.md`, `<name>.csv` and CSVs of ablations and diagnostics, if any; its pictures.
 
     records: `Record`s, or dicts of that shape. expected: the specs of the suite's cells; other records are then left
     out, and cells without a record are counted. dirty: also records made by code that was not committed.
@@ -232,11 +237,19 @@ def render(
         "made by uncommitted code": len(recorded) - len(clean),
         "of older versions of a method or task": len(clean) - len(newest),
     }
-    table = summary(made)
-    rendered = {f"{name}.md": markdown.document(title or name, made, table, notes), f"{name}.csv": to_csv(table)}
+    table, charts = summary(made), pictures.charts(made, name)
+    links = {task: [(chart.title, f"../pictures/{file}") for file, chart in drawn.items()]
+             for task, drawn in charts.items()}  # fmt: skip
+    texts = {f"{name}.md": markdown.document(title or name, made, table, notes, links), f"{name}.csv": to_csv(table)}
     for kind, more in (("ablations", memory_tables.ablations(made)), ("diagnostics", memory_tables.diagnostics(made))):
-        rendered |= {} if more.empty else {f"{name}-{kind}.csv": to_csv(more)}
-    return rendered
+        texts |= {} if more.empty else {f"{name}-{kind}.csv": to_csv(more)}
+    return Report(texts, {file: chart for drawn in charts.values() for file, chart in drawn.items()})
+
+
+def render(records: Iterable[Any], name: str, expected: Iterable[Mapping[str, Any]] | None = None,
+           **options: Any) -> dict[str, str]:  # fmt: skip
+    """The tables of `report` alone."""
+    return report(records, name, expected, **options).tables
 
 
 def headline(records: Iterable[Any], methods: Sequence[str] = (), tasks: Sequence[str] = ()) -> str:
