@@ -29,7 +29,7 @@ COLUMNS = {
 """Columns of a frame and their types. `fields` is the setting as a dict; `scores` what the record says of it: mean,
 per_episode, by_instance, by_step. `method` names the fields that are not at their defaults and those in which records
 of one setting differ, `label` the latter alone. `solved` is the validation score from which the task counts as solved.
-`ms_step` is wall time of a training step, `cpu_ms_step` processor time of all threads, for records made on a CPU."""
+`ms_step` is wall time of a training step, `cpu_ms_step` processor time of all threads, where it is known."""
 
 
 def frame(records: Iterable[Any], expected: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:
@@ -130,8 +130,14 @@ def _rows(record: Mapping[str, Any], measured: Mapping[str, set[str]]) -> list[d
 
 
 def _step_times(steps: int, cost: Mapping[str, Any], env: Mapping[str, Any]) -> dict[str, float]:
-    """Milliseconds a training step; processor time says nothing of a GPU."""
-    seconds = {"ms_step": cost.get("train_s"), "cpu_ms_step": None if env.get("cuda") else cost.get("train_cpu_s")}
+    """Milliseconds a training step.
+
+    Processor time says nothing of a GPU. Nor is it known of a record that was resumed: checkpoints did not always hold
+    it, and that of the part before may be left out.
+    """
+    seconds = {"ms_step": cost.get("train_s")}
+    if not env.get("cuda") and not env.get("resumed"):
+        seconds["cpu_ms_step"] = cost.get("train_cpu_s")
     return {name: 1000 * spent / steps for name, spent in seconds.items() if spent and steps}
 
 

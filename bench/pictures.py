@@ -218,8 +218,10 @@ def _by(scores: Mapping[str, Any], named: bool) -> bool:
 
 def _percent(group: pd.DataFrame, columns: Iterable[int]) -> list[list[float]]:
     """For each column of an accuracy by instance or group, the values of seeds with enough answers, in percent."""
-    found = [s["by_instance"] for s in group["scores"]]
-    return [[100 * by["mean"][k] for by in found if k < len(by["n"]) and by["n"][k] >= LEAST] for k in columns]
+    found = [[*zip(s["by_instance"]["mean"], s["by_instance"]["n"], strict=True)] for s in group["scores"]]
+    return [
+        [100 * mean for by in found for mean, n in by[k : k + 1] if mean is not None and n >= LEAST] for k in columns
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------- retrieval

@@ -269,27 +269,34 @@ def test_labels_with_room_stay_where_they_are() -> None:
     assert spaced([0.5, 0.5], [0.1] * 2) == pytest.approx([0.45, 0.55])
 
 
-@pytest.mark.parametrize("name", ["probed", "copied", "ablated"])
-def test_pictures_are_whole_and_every_method_stands_out_once(name: str) -> None:
-    made = {"probed": probed, "copied": copied, "ablated": ablated}[name]([0, 1])
-    for chart in [c for found in pictures.charts(frame(made), "s").values() for c in found.values()]:
-        with matplotlib.rc_context(plots.STYLE):
-            figure, buffer = charts.figure(chart), io.BytesIO()
-            figure.savefig(buffer)
-            renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-        with Image.open(buffer) as image:
-            pixels = np.asarray(image.convert("L"))
-        edges = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-        assert (edges > 250).all(), "nothing is cut off at the border"
-        named = [text.get_text().replace("\n ", " ") for axes in figure.axes for text in axes.texts]
-        assert {n: named.count(n) for n in chart.names} == dict.fromkeys(chart.names, len(chart.panels))
-        for axes in figure.axes:
-            texts = [t for t in (*axes.texts, *axes.get_xticklabels()) if t.get_text()]
-            boxes = [Text.get_window_extent(t, renderer) for t in texts]  # an annotation's own has its line in it
-            assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-            bold = [line for line in axes.lines if line.get_lw() == 2.2]
-            for look in ("marker", "color"):
-                assert len({getattr(line, f"get_{look}")() for line in bold}) == len(bold)
+@pytest.mark.parametrize(
+    ("made", "task", "kind"),
+    [
+        (lambda: probed([0, 1]), "paired-associates", "ages"),
+        (lambda: copied([0, 1]), "copy", "learning"),
+        (lambda: ablated([0, 1]), "omniglot-online", "instances"),
+    ],
+    ids=["ages", "learning", "instances"],
+)
+def test_pictures_are_whole_and_every_method_stands_out_once(made: Any, task: str, kind: str) -> None:
+    chart = drawn(made(), task, kind)
+    with matplotlib.rc_context(plots.STYLE):
+        figure, buffer = charts.figure(chart), io.BytesIO()
+        figure.savefig(buffer)
+        renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    with Image.open(buffer) as image:
+        pixels = np.asarray(image.convert("L"))
+    edges = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    assert (edges > 250).all(), "nothing is cut off at the border"
+    named = [text.get_text().replace("\n ", " ") for axes in figure.axes for text in axes.texts]
+    assert {n: named.count(n) for n in chart.names} == dict.fromkeys(chart.names, len(chart.panels))
+    for axes in figure.axes:
+        texts = [t for t in (*axes.texts, *axes.get_xticklabels()) if t.get_text()]
+        boxes = [Text.get_window_extent(t, renderer) for t in texts]  # an annotation's own has its line in it
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+        bold = [line for line in axes.lines if line.get_lw() == 2.2]
+        for look in ("marker", "color"):
+            assert len({getattr(line, f"get_{look}")() for line in bold}) == len(bold)
 
 
 def test_lines_that_stand_out_together_have_dashes_of_their_own() -> None:
