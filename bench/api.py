@@ -16,7 +16,7 @@ from numpy.random import Generator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import data
+from bench import data, registry
 from bench.config import as_dict, canonical, override
 from bench.errors import BenchError, MissingData, Unsuited
 from bench.registry import method, option, task
@@ -25,7 +25,8 @@ from bench.seeding import generator
 
 __all__ = [
     "Addresses", "BenchError", "Episode", "Examples", "Generator", "Learner", "Memory", "Method", "MissingData",
-    "Split", "Task", "TrainedMethod", "Unsuited", "answer", "generator", "method", "option", "task",
+    "Split", "Task", "TrainedMethod", "Unsuited", "answer", "generator", "method", "method_of", "option",
+    "task",
 ]  # fmt: skip
 
 Split = Literal["train", "val", "test"]
@@ -260,6 +261,16 @@ class TrainedMethod(Method):
     def rate(self, step: int) -> float:
         """Learning rate at a step (from 0)."""
         return self.lr * 0.5 ** (step // self.halve_every) if self.halve_every else self.lr
+
+
+def method_of(name: str, settings: str = "") -> Method:
+    """A registered method with fields set as "slots=64,width=20" says, for a method that is measured against another.
+
+    Raises:
+        BenchError: no such method or field, or a value of a wrong type.
+    """
+    config: Method = registry.get(registry.METHODS, name)()
+    return override(config, settings) if settings else config
 
 
 class Learner(nn.Module):
