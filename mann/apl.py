@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.api import Addresses, BenchError, Examples, Learner, Task, TrainedMethod, method, option
+from bench.api import Addresses, BenchError, Examples, Learner, Task, TrainedMethod, loadable, method, option
 from mann.encoders import Encoder, EncoderName, make_encoder, unsuited_encoder
 from mann.kaiser import not_of_classes
 from mann.learner import refuse_below_one, shared_fields
@@ -47,6 +47,7 @@ class APLOptions:
     neighbours: int = option(5, "k: stored embeddings that the decoder sees")
 
 
+@loadable
 class APLState(NamedTuple):
     """What is stored.
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.api import Addresses, BenchError, Memory, Task, method, option
+from bench.api import Addresses, BenchError, Memory, Task, loadable, method, option
 from mann.learner import MemoryMethod, shared_fields
 
 
@@ -118,6 +118,7 @@ class AttentionMemory(Memory[AttentionState]):
         return vector.reshape(len(vector), self.options.heads, -1)
 
 
+@loadable
 class MANNState(NamedTuple):
     """What `MANN` carries from step to step, first dimension the batch.
 

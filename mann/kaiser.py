@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.api import Addresses, BenchError, Episode, Examples, Learner, Task, TrainedMethod, method, option
+from bench.api import Addresses, BenchError, Episode, Examples, Learner, Task, TrainedMethod, loadable, method, option
 from mann.encoders import Encoder, EncoderName, make_encoder, unsuited_encoder
 from mann.learner import refuse_below_one, shared_fields
 
@@ -53,6 +53,7 @@ class KaiserOptions:
     age_noise: float = option(8.0, "largest random number added to an age where the oldest slot is sought")
 
 
+@loadable
 class KaiserState(NamedTuple):
     """What is stored.
 
