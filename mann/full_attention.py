@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bench.api import BenchError, Examples, Task, TrainedMethod, method, option
 from mann.encoders import Encoder, EncoderName, make_encoder, unsuited_encoder
-from mann.learner import SequenceLearner, previous
+from mann.learner import SequenceLearner, previous, refuse_below_one
 from mann.transformer import Block, Cache, sinusoids
 
 PositionName = Literal["sinusoidal", "learned", "none"]
@@ -44,11 +44,7 @@ class FullAttentionLearner(SequenceLearner):
         longest: int = 512,
     ) -> None:
         super().__init__(task)
-        if min(size, layers, heads, longest) < 1 or size % heads:
-            raise BenchError(
-                f"full attention needs sizes of at least 1 and a size that is a multiple of heads, "
-                f"not size={size}, layers={layers}, heads={heads} and longest={longest}"
-            )
+        check_sizes(size, layers, heads, longest)
         self.size = size
         self.positions = positions
         self.encoder = encoder
@@ -112,6 +108,19 @@ class FullAttentionLearner(SequenceLearner):
             )
 
 
+def check_sizes(size: int, layers: int, heads: int, longest: int) -> None:
+    """Refuse sizes that do not fit.
+
+    Raises:
+        BenchError: heads that do not divide size, or a size below one.
+    """
+    if min(size, layers, heads, longest) < 1 or size % heads:
+        raise BenchError(
+            f"full attention needs sizes of at least 1 and a size that is a multiple of heads, "
+            f"not size={size}, layers={layers}, heads={heads} and longest={longest}"
+        )
+
+
 @method(
     "full-attention", source="Vaswani et al. 2017, arXiv:1706.03762; as SNAIL, Mishra et al. 2018, arXiv:1707.03141"
 )
@@ -127,6 +136,12 @@ class FullAttention(TrainedMethod):
     encoder_size: int = option(64, "width of the mlp, channels of the conv net, units of the rnn; flat has none")
     warmup: int = option(100, "steps in which the learning rate rises from zero; 0: none")
     clip: float = option(1.0, "clip the gradient's global norm; 0: never")
+
+    def check(self) -> None:
+        """Refuse also sizes that do not fit."""
+        super().check()
+        refuse_below_one(self, "encoder_size")
+        check_sizes(self.size, self.layers, self.heads, self.longest)
 
     def build(self, task: Task) -> FullAttentionLearner:
         """A fresh learner; see `Method.build`."""

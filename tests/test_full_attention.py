@@ -127,6 +127,8 @@ def test_an_episode_longer_than_learned_positions_is_refused() -> None:
 def test_sizes_that_do_not_fit_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(BenchError, match="full attention needs"):
         learner(**wrong)
+    with pytest.raises(BenchError, match="full attention needs"):
+        FullAttention(**wrong).check()  # type: ignore[arg-type]
 
 
 def test_the_learning_rate_warms_up_and_then_halves() -> None:
