@@ -292,9 +292,9 @@ def tables(
     data: Data = None,
     plugin: Plugins = None,
 ) -> None:  # fmt: skip
-    """Write the tables anew from the records.
+    """Write tables and pictures anew from the records.
 
-    They go to results/tables/ as Markdown and CSV.
+    Tables go to results/tables/ as Markdown and CSV, pictures to results/pictures/.
     """
     _prepare(plugin, data)
     from bench.refresh import refresh
