@@ -80,7 +80,7 @@ def recall(slots: int, noise: float | None, keys: int = 64, k: int = 4) -> tuple
     if noise is not None:
         key = memory[:, torch.randperm(slots, generator=generator)[:keys]] + noise * key
     exact = cosine(key, memory).topk(k, 2).indices
-    slot, found = nearest(table, key, memory, k)
+    slot, found = index.nearest(table, key, memory, k)
     hits = ((slot.unsqueeze(2) == exact.unsqueeze(3)) & found.unsqueeze(2)).any(3).double()
     return hits[..., 0].mean().item(), hits.mean().item()
 
@@ -101,7 +101,7 @@ def test_what_is_found_is_scored_exactly_and_named_once() -> None:
     table = index.new_table(2, memory)
     index.fill(table, memory)
     keys = memory[:, :20] + 0.1
-    slots, found = nearest(table, keys, memory, 6)
+    slots, found = index.nearest(table, keys, memory, 6)
     scores = cosine(keys, memory).gather(2, slots)
     assert (slots[..., 0] == torch.arange(20)).all()
     assert (scores.diff(dim=2)[found[..., 1:]] <= 0).all()
@@ -175,7 +175,7 @@ def test_a_full_bucket_takes_the_new_entry_and_loses_an_old_one() -> None:
 def test_nothing_is_found_in_an_empty_index() -> None:
     index = LSH(40, 5)
     memory = torch.zeros(2, 40, 5)
-    slots, found = nearest(index.new_table(2, memory), torch.ones(2, 3, 5), memory, 4)
+    slots, found = index.nearest(index.new_table(2, memory), torch.ones(2, 3, 5), memory, 4)
     assert slots.shape == found.shape == (2, 3, 4)
     assert not found.any()
     assert not slots.any()
