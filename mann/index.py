@@ -14,8 +14,8 @@ one costs nothing to make on a CPU (the system hands out zeroed pages when they 
 from __future__ import annotations
 
 import math
+import mmap
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,8 +32,9 @@ def blank(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor
     dtype = dtype or like.dtype
     if like.device.type != "cpu" or 0 in shape:
         return torch.zeros(shape, dtype=dtype, device=like.device)
-    # torch.zeros writes every byte; NumPy's asks the system for pages that are zero.
-    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
+    # torch.zeros writes every byte; NumPy's asks for pages of 2 MiB, so that a few rows here and there touch it all.
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
 def poke(buffer: Tensor, where: Tensor, value: Tensor, log: Log | None) -> None:
