@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import files, grid, readme, records, tables, views
+from bench import benchmarks, files, grid, readme, records, tables, views
 from bench.config import digest
 from bench.errors import BenchError
 from bench.records import Record
@@ -24,7 +24,7 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
     loaded = records.load(results)
     for problem in loaded.problems:
         err.print(f"warning: {problem}; it is left out", soft_wrap=True)
-    rendered = _rendered(suites, results, loaded.records, dirty)
+    rendered = _rendered(suites, results, loaded.records, dirty) | ({} if suites else benchmarks.render(results, dirty))
     folder = results / "tables"
     stale = tables.check(rendered, folder)
     orphans = [] if suites else sorted(_files(folder) - rendered.keys())
