@@ -5,7 +5,9 @@ al. 2017, arXiv:1706.03762) see all steps before it; the prediction is a linear 
 LayerNorm. SNAIL (Mishra et al. 2018, arXiv:1707.03141) reads the same tokens. Of its temporal convolutions, which look
 back over a fixed number of steps, there is what `window` gives: a token holds so many steps, its own and those before.
 A label comes one step after its input, so with window=2 a token holds both, and one layer of attention can find the
-label of an input like its own; with 1 that takes two layers (an induction head), which are learned late.
+label of an input like its own; with 1 that takes two layers (an induction head), which are learned late. Sinusoids are
+added as they are and inputs are not scaled up (by √size in Vaswani et al., §3.4), so that they outweigh an image of few
+dark pixels; with positions=none the causal mask and the window alone tell the order.
 
 A sequence is one parallel pass. The same pass with a cache of keys and values goes on from where another stopped, one
 step or many at a time, in time and memory linear in the steps before, for each.
