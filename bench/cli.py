@@ -261,6 +261,7 @@ def inspect(
     steps: Annotated[int, typer.Option(metavar="0", help="Without an ID: 0, an untrained memory.")] = 0,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Without an ID: its seed, else 0.")] = None,
     episode: Annotated[int, typer.Option(metavar="N", help="Which test episode, from 0.")] = 0,
+    again: Annotated[bool, typer.Option("--again", help="If its checkpoint is gone, train it again first.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to write to; else out/inspect-ID.")] = None,
     results: Results = RESULTS,
     data: Data = None,
@@ -275,7 +276,8 @@ def inspect(
     _prepare(plugin, data)
     from bench import inspection
 
-    told = inspection.inspect(inspection.choose(id, method, task, setting, steps, seed, results), episode, out, as_json)
+    subject = inspection.choose(id, method, task, setting, steps, seed, results, again)
+    told = inspection.inspect(subject, episode, out, as_json)
     if as_json:
         _json(told)
 

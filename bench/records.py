@@ -134,8 +134,13 @@ def path_of(results: Path, spec: dict[str, Any]) -> Path:
 
 
 def dump(record: Record) -> str:
+    """The text of a record's file."""
+    return short_lines(asdict(record))
+
+
+def short_lines(content: dict[str, Any]) -> str:
     """Canonical JSON in short lines: sorted keys, no NaN, lists of numbers wrapped."""
-    text = canonical(asdict(record), indent=1)
+    text = canonical(content, indent=1)
     # A real line break follows the bracket: inside a string there is none, so that text such as "[1, 2]" is safe.
     numbers = re.compile(r"\[\n\s*(-?\d[^\[\]{}\"a-df-zA-DF-Z]*?)\s*\]")
     return numbers.sub(lambda m: "[\n" + textwrap.fill(re.sub(r"\s+", " ", m[1]), 116) + "\n]", text) + "\n"
@@ -158,6 +163,22 @@ def read(path: Path) -> Record:
     Raises:
         BenchError: not JSON, a newer schema, a NaN, missing parts, or an id that does not match its spec.
     """
+    content = parse(path, SCHEMA)
+    wrong = misfit(content, SHAPE).removeprefix(".") or _contradiction(content)
+    if wrong:
+        raise BenchError(f"{path} is not a whole record: {wrong}")
+    record = Record(**content)
+    if digest(record.spec) != record.id:
+        raise BenchError(f"{path} has the id {record.id}, but its spec gives {digest(record.spec)}; it was altered")
+    return record
+
+
+def parse(path: Path, newest: int) -> dict[str, Any]:
+    """The content of a JSON file that has a schema number, which is all of it that is checked.
+
+    Raises:
+        BenchError: not JSON, a NaN, no schema number, or one above the newest.
+    """
     try:
         text = path.read_bytes().decode()
         content = _PARSER.decode(text)
@@ -170,17 +191,11 @@ def read(path: Path) -> Record:
     schema = content.get("schema") if isinstance(content, dict) else None
     if type(schema) is not int:
         raise BenchError(f"{path} is not a record: it has no schema number")
-    if schema > SCHEMA:
+    if schema > newest:
         raise BenchError(
-            f"{path} has schema {schema}, newer than this version's {SCHEMA}; upgrade mannbench to read it"
+            f"{path} has schema {schema}, newer than this version's {newest}; upgrade mannbench to read it"
         )
-    wrong = misfit(content, SHAPE).removeprefix(".") or _contradiction(content)
-    if wrong:
-        raise BenchError(f"{path} is not a whole record: {wrong}")
-    record = Record(**content)
-    if digest(record.spec) != record.id:
-        raise BenchError(f"{path} has the id {record.id}, but its spec gives {digest(record.spec)}; it was altered")
-    return record
+    return content
 
 
 def load(results: Path) -> Loaded:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import charts, files, grid, readme, records, tables, views
+from bench import benchmarks, charts, files, grid, readme, records, tables, views
 from bench.config import digest
 from bench.errors import BenchError
 from bench.records import Record
@@ -25,6 +25,8 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
     for problem in loaded.problems:
         err.print(f"warning: {problem}; it is left out", soft_wrap=True)
     found = _report(suites, results, loaded.records, dirty)
+    if not suites:
+        found.tables.update(benchmarks.render(results, dirty))
     folder, gallery = results / "tables", results / "pictures"
     stale = [*(folder / name for name in tables.check(found.tables, folder)),
              *(gallery / name for name in charts.check(found.pictures, gallery))]  # fmt: skip

@@ -7,6 +7,7 @@ interface; the memory gives r_t; the prediction is a linear map of (h_t, r_t) (S
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, TypeVar
 
@@ -191,9 +192,14 @@ class MemoryMethod(TrainedMethod):
         return MemoryLearner(task, encoder, controller, memory, self.feed_read)
 
     def check(self) -> None:
-        """Refuse a recipe that cannot train, networks without units, and a batch too small for ablate=other."""
+        """Refuse a recipe that cannot train, networks without units, what the memory refuses, and a batch too small.
+
+        A memory that asks its task for more than any task has is checked when a cell is built, not before.
+        """
         super().check()
         refuse_below_one(self, "controller_size", "encoder_size")
+        with torch.random.fork_rng(devices=[]), suppress(NotImplementedError, AttributeError):
+            self.memory(Task())
         if self.ablate == "other" and self.batch < 2:
             raise BenchError(f"{self.name}.ablate=other needs another episode in a batch; set batch=2 or more")
 
