@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-EDITION = 1
+EDITION = 2
 """Raise it when charts are to be drawn anew though their data are the same."""
 KEY = "Digest"
 """Name of the PNG text that holds a chart's digest."""
@@ -35,7 +35,7 @@ SIZE = (5.2, 3.3)
 """Inches of a panel with its labels."""
 LABEL = 0.066
 """Height of a line of a label, as a part of a panel's."""
-WRAP = 22
+WRAP = 24
 COLOURS = 128
 """Of a picture's file."""
 
@@ -257,7 +257,7 @@ def _name(axes: Axes, labels: list[tuple[str, str, float, float]]) -> None:
     to_axes = axes.transScale + axes.transLimits
     placed = []
     for name, colour, x, y in labels:
-        text = "\n".join(textwrap.wrap(name, WRAP, subsequent_indent=" "))
+        text = "\n".join(textwrap.wrap(name, WRAP, subsequent_indent=" ", break_long_words=False))
         at = to_axes.transform((x, y))
         placed.append((float(at[1]), text, colour, (x, y)))
     placed.sort(key=lambda p: (p[0], p[1]))
