@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PIP_CONSTRAINT PIP_REQUIREMENT PIP_NO_DEPS PIP_REQUIRE_HASHES PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long lint format benchmark tables tables-check clean
+.PHONY: help run test test-long lint format benchmark tables tables-check memory-pictures clean
 
 help: ## list all targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -56,6 +56,16 @@ tables: $(VENV)/.run ## write results/tables anew from the committed records
 
 tables-check: $(VENV)/.run ## fail where a committed table is not what the records say
 	$(BIN)/bench tables --check
+
+# The pictures of mann/README.md: name, record, episode, which of its pictures.
+MEMORY_PICTURES := ntm-recall:5eabcfc16bb9:0:episode0-weights dnc-copy:759ab0f3ba2c:0:episode0-weights \
+	sam-copy:ecb3840d2d7f:0:episode0-weights mann-glyphs:c4b428840238:0:episode0-reads \
+	dnc-probe:b74516515e25:0:forgetting
+memory-pictures: $(VENV)/.run ## draw the pictures of mann/README.md anew; trains what has no checkpoint here (half an hour)
+	@for each in $(MEMORY_PICTURES); do IFS=:; set -- $$each; unset IFS; \
+		$(BIN)/bench inspect $$2 --again --episode $$3 --out out/inspect/$$1 >/dev/null || exit; \
+		cp out/inspect/$$1/$$4.png results/pictures/memory-$$1.png || exit; \
+		echo "wrote results/pictures/memory-$$1.png"; done
 
 clean: ## delete the environment and make run's results
 	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .hypothesis
