@@ -186,6 +186,9 @@ def run(
     workers: Annotated[int, typer.Option(metavar="N", help="Cells at the same time, each in a process.")] = 1,
     threads: Annotated[int | None, typer.Option(metavar="N", help="Torch threads of each; else cores shared.")] = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda or auto.")] = "cpu",
+    backend: Annotated[
+        str, typer.Option(metavar="BACKEND", help="auto, reference or fused: how memories are computed.")
+    ] = "auto",
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Run the I-th of N parts only.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cells, and which are recorded; run none.")
@@ -200,11 +203,13 @@ def run(
     a table of what this call touched. Exit code: 0 all done, 1 cells failed, 2 something to mend, 130 interrupted.
     """
     _prepare(plugin, data)
-    from bench import grid, running
+    from bench import grid, running, training
 
     plan = grid.plan(suite, method or (), task or (), seeds, setting or (), steps)
     cells = grid.shard(plan.cells, shard) if shard else plan.cells
-    request = running.Request(suite, cells, plan.notes, results, workers, threads, device, picture)
+    request = running.Request(
+        suite, cells, plan.notes, results, workers, threads, device, training.backend_of(backend), picture
+    )
     with _stdout_for_json(as_json):
         code, told = running.dry_run(request, as_json) if dry_run else running.run(request, as_json)
     if as_json:

@@ -69,6 +69,7 @@ SHAPE: Any = {
         "dirty": TRUTH + NONE + MISSING,
         "device": TEXT + NONE + MISSING,
         "threads": WHOLE + MISSING,
+        "backend": TEXT + MISSING,
         "plugins": ({...: TEXT}, *MISSING),
         "resumed": ([{...: PLAIN}], *MISSING),
         ...: ANY,
