@@ -7,17 +7,17 @@ tables and the command line follow from these.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 
 import torch
 from numpy.random import Generator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import data
+from bench import data, registry
 from bench.config import as_dict, canonical, override
 from bench.errors import BenchError, MissingData, Unsuited
 from bench.operations import Draw, Op, Outputs, Work, part
@@ -26,12 +26,14 @@ from bench.rmsprop import RMSProp
 from bench.seeding import generator
 
 __all__ = [
-    "Addresses", "BenchError", "Draw", "Episode", "Examples", "Generator", "Learner", "Memory", "Method",
-    "MissingData", "Op", "Outputs", "Split", "Task", "TrainedMethod", "Unsuited", "Work", "answer", "generator",
-    "method", "op", "option", "part", "task", "variant",
+    "Addresses", "Backend", "BenchError", "Draw", "Episode", "Examples", "Generator", "Learner", "Memory",
+    "Method", "MissingData", "Op", "Outputs", "Split", "Task", "TrainedMethod", "Unsuited", "Work", "answer",
+    "generator", "loadable", "method", "method_of", "op", "option", "part", "task", "variant",
 ]  # fmt: skip
 
 Split = Literal["train", "val", "test"]
+Backend = Literal["auto", "reference", "fused"]
+"""How a learner computes: the plain way; fast code that must equal it; or the fastest that can be used here."""
 CHUNK = 10
 """Evaluation episodes are drawn and answered this many at a time, whatever the method, so that they are the same."""
 
@@ -265,12 +267,37 @@ class TrainedMethod(Method):
         return self.lr * 0.5 ** (step // self.halve_every) if self.halve_every else self.lr
 
 
+def method_of(name: str, settings: str = "") -> Method:
+    """A registered method with fields set as "slots=64,width=20" says, for a method that is measured against another.
+
+    Raises:
+        BenchError: no such method or field, or a value of a wrong type.
+    """
+    config: Method = registry.get(registry.METHODS, name)()
+    return override(config, settings) if settings else config
+
+
 class Learner(nn.Module):
     """What a method builds. `forward` is the one thing to write; the rest has defaults.
 
     A learner is a function of its inputs and parameters: no state survives a call, and episodes of a batch never
     influence each other in `eval()` mode.
     """
+
+    backend: Backend = "auto"
+    """How it computes; see `use`. What it computes is the same but for rounding."""
+    ran: frozenset[str] = frozenset()
+    """Which of "reference" and "fused" have been at work; empty where there is one way only."""
+
+    def use(self, backend: Backend, compiling: Callable[[], None] = lambda: None) -> None:
+        """Compute this way from now on. Compiles what has to be, and calls `compiling` if that takes a while.
+
+        Raises:
+            BenchError: fused, and that cannot be had.
+        """
+        if backend == "fused":
+            raise BenchError("there is no fused path for this method; use the backend auto or reference")
+        self.backend = backend
 
     def forward(self, support: Examples, query_x: Tensor) -> Tensor:
         """Answer each query from the support alone.
@@ -331,11 +358,29 @@ class Addresses(NamedTuple):
     gates: Mapping[str, Tensor] = MappingProxyType({})
 
 
+def loadable(kind: type[State]) -> type[State]:
+    """Let `torch.load(weights_only=True)` make a NamedTuple of a class, and of those its fields are annotated with.
+
+    `Memory` does it for the state that it names; for others it is a decorator.
+    """
+    if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        torch.serialization.add_safe_globals([kind])
+        for part in get_type_hints(kind).values():
+            loadable(part)
+    return kind
+
+
 class Memory(nn.Module, Generic[State]):
     """An external memory as a cell, like `nn.LSTMCell`: state in, state out, nothing hidden, no reset.
 
-    The state is a NamedTuple of tensors whose first dimension is the batch.
+    The state is a NamedTuple of tensors whose first dimension is the batch; `class DNC(Memory[DNCState])` names it.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for base in cls.__dict__.get("__orig_bases__", ()):
+            for kind in get_args(base):
+                loadable(kind)
 
     interface_size: int
     """Width of what a controller must emit at each step."""

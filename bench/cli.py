@@ -188,6 +188,9 @@ def run(
     workers: Annotated[int, typer.Option(metavar="N", help="Cells at the same time, each in a process.")] = 1,
     threads: Annotated[int | None, typer.Option(metavar="N", help="Torch threads of each; else cores shared.")] = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda or auto.")] = "cpu",
+    backend: Annotated[
+        str, typer.Option(metavar="BACKEND", help="auto, reference or fused: how memories are computed.")
+    ] = "auto",
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Run the I-th of N parts only.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cells, and which are recorded; run none.")
@@ -202,11 +205,13 @@ def run(
     a table of what this call touched. Exit code: 0 all done, 1 cells failed, 2 something to mend, 130 interrupted.
     """
     _prepare(plugin, data)
-    from bench import grid, running
+    from bench import grid, running, training
 
     plan = grid.plan(suite, method or (), task or (), seeds, setting or (), steps)
     cells = grid.shard(plan.cells, shard) if shard else plan.cells
-    request = running.Request(suite, cells, plan.notes, results, workers, threads, device, picture)
+    request = running.Request(
+        suite, cells, plan.notes, results, workers, threads, device, training.backend_of(backend), picture
+    )
     with _stdout_for_json(as_json):
         code, told = running.dry_run(request, as_json) if dry_run else running.run(request, as_json)
     if as_json:
@@ -263,6 +268,7 @@ def inspect(
     steps: Annotated[int, typer.Option(metavar="0", help="Without an ID: 0, an untrained memory.")] = 0,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Without an ID: its seed, else 0.")] = None,
     episode: Annotated[int, typer.Option(metavar="N", help="Which test episode, from 0.")] = 0,
+    again: Annotated[bool, typer.Option("--again", help="If its checkpoint is gone, train it again first.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to write to; else out/inspect-ID.")] = None,
     results: Results = RESULTS,
     data: Data = None,
@@ -277,7 +283,8 @@ def inspect(
     _prepare(plugin, data)
     from bench import inspection
 
-    told = inspection.inspect(inspection.choose(id, method, task, setting, steps, seed, results), episode, out, as_json)
+    subject = inspection.choose(id, method, task, setting, steps, seed, results, again)
+    told = inspection.inspect(subject, episode, out, as_json)
     if as_json:
         _json(told)
 
@@ -292,9 +299,9 @@ def tables(
     data: Data = None,
     plugin: Plugins = None,
 ) -> None:  # fmt: skip
-    """Write the tables anew from the records.
+    """Write tables and pictures anew from the records.
 
-    They go to results/tables/ as Markdown and CSV.
+    Tables go to results/tables/ as Markdown and CSV, pictures to results/pictures/.
     """
     _prepare(plugin, data)
     from bench.refresh import refresh

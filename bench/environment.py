@@ -30,8 +30,13 @@ def source() -> dict[str, Any]:
     commit, dirty = None, None
     if _git("ls-files", "bench/api.py"):
         commit = _git("rev-parse", "HEAD")
-        dirty = bool(_git("status", "--porcelain", "--", *(f"{package}/**.py" for package in PACKAGES)))
+        dirty = uncommitted(*(f"{package}/**.py" for package in PACKAGES))
     return {"version": bench.__version__, "commit": commit, "dirty": dirty, "source_sha256": content.hexdigest()}
+
+
+def uncommitted(*paths: str) -> bool:
+    """Whether files of the repository, named as git does, differ from what is committed."""
+    return bool(_git("status", "--porcelain", "--", *paths))
 
 
 def describe(device: str, threads: int) -> dict[str, Any]:

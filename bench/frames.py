@@ -19,14 +19,17 @@ PERCENT = frozenset({"accuracy", "error"})
 COLUMNS = {
     "id": "object", "task": "object", "setting": "object", "method": "object", "seed": "int64", "outcome": "object",
     "metric": "object", "higher_is_better": "bool", "mean": "float64", "n_episodes": "int64", "params": "float64",
-    "train_s": "float64", "eval_s": "float64", "peak_bytes": "float64", "train_episodes_per_s": "float64",
-    "steps": "int64", "selected_step": "float64", "method_name": "object", "method_version": "int64",
-    "task_version": "int64", "evaluation": "object", "dirty": "bool", "commit": "object", "device": "object",
-    "threads": "float64", "torch": "object", "python": "object", "started": "object", "path": "object",
-    "fields": "object", "spec": "object", "scores": "object", "curve": "object",
+    "train_s": "float64", "ms_step": "float64", "cpu_ms_step": "float64", "eval_s": "float64", "peak_bytes": "float64",
+    "train_episodes_per_s": "float64", "steps": "int64", "selected_step": "float64", "label": "object",
+    "method_name": "object", "method_version": "int64", "task_version": "int64", "evaluation": "object",
+    "dirty": "bool", "commit": "object", "device": "object", "threads": "float64", "torch": "object",
+    "python": "object", "started": "object", "path": "object", "fields": "object", "spec": "object",
+    "scores": "object", "curve": "object", "solved": "float64", "diagnostics": "object",
 }  # fmt: skip
 """Columns of a frame and their types. `fields` is the setting as a dict; `scores` what the record says of it: mean,
-per_episode, by_instance, by_step. `method` names the fields in which records of one setting differ."""
+per_episode, by_instance, by_step. `method` names the fields that are not at their defaults and those in which records
+of one setting differ, `label` the latter alone. `solved` is the validation score from which the task counts as solved.
+`ms_step` is wall time of a training step, `cpu_ms_step` processor time of all threads, where it is known."""
 
 
 def frame(records: Iterable[Any], expected: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:
@@ -45,7 +48,7 @@ def frame(records: Iterable[Any], expected: Iterable[Mapping[str, Any]] = ()) ->
             rows += _rows({"id": digest(spec), "spec": spec, "outcome": "missing", "result": {}}, measured)
     made = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     made["setting"] = pd.Series(_settings(made), index=made.index, dtype="object")
-    made["method"] = _methods(made)
+    made["method"], made["label"] = _methods(made)
     made = made.sort_values(["task", "setting", "method", "seed", "id"], key=_sort_key, kind="stable")
     return made.reset_index(drop=True)
 
@@ -84,6 +87,7 @@ def _rows(record: Mapping[str, Any], measured: Mapping[str, set[str]]) -> list[d
         "metric": result.get("metric"),
         "higher_is_better": result.get("higher_is_better", True),
         **{key: cost.get(key) for key in ("params", "train_s", "eval_s", "peak_bytes", "train_episodes_per_s")},
+        **_step_times(spec["budget"]["steps"], cost, env),
         "steps": spec["budget"]["steps"],
         "selected_step": result.get("selected_step"),
         "method_name": method["name"],
@@ -95,6 +99,8 @@ def _rows(record: Mapping[str, Any], measured: Mapping[str, set[str]]) -> list[d
         "path": f"runs/{task['name']}/{method['name']}/s{spec['seed']}-{record['id']}.json",
         "spec": spec,
         "curve": result.get("curve") or [],
+        "solved": result.get("solved"),
+        "diagnostics": result.get("diagnostics"),
     }
     evaluations = result.get("evaluations") if record["outcome"] == "ok" else None
     if not evaluations:
@@ -121,6 +127,18 @@ def _rows(record: Mapping[str, Any], measured: Mapping[str, set[str]]) -> list[d
         }
         for name, scores in evaluations.items()
     ]
+
+
+def _step_times(steps: int, cost: Mapping[str, Any], env: Mapping[str, Any]) -> dict[str, float]:
+    """Milliseconds a training step.
+
+    Processor time says nothing of a GPU. Nor is it known of a record that was resumed: checkpoints did not always hold
+    it, and that of the part before may be left out.
+    """
+    seconds = {"ms_step": cost.get("train_s")}
+    if not env.get("cuda") and not env.get("resumed"):
+        seconds["cpu_ms_step"] = cost.get("train_cpu_s")
+    return {name: 1000 * spent / steps for name, spent in seconds.items() if spent and steps}
 
 
 def _measured(records: list[dict[str, Any]]) -> dict[str, set[str]]:
@@ -165,19 +183,24 @@ def _setting(fields: Mapping[str, Any], varying: set[str]) -> str:
     return ", ".join([*filter(None, [counts]), *_pairs({k: v for k, v in fields.items() if k in varying})])
 
 
-def _methods(made: pd.DataFrame) -> pd.Series:
-    """A name for each row's method: its registered name, then its fields that are not today's defaults, and whatever
-    differs among its cells in one setting."""
-    names = made["method_name"].copy()
+def _methods(made: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Two names for each row's method: its registered name, then its fields that are not today's defaults and whatever
+    differs among its cells in one setting; and the latter alone, where a task has one method of that shorter name."""
+    names, labels = made["method_name"].copy(), made["method_name"].copy()
     configs = pd.Series([_config(spec, fields) for spec, fields in zip(made["spec"], made["fields"], strict=True)],
                         index=made.index, dtype=object)  # fmt: skip
     for (_, _, name), group in made.groupby(["task", "setting", "method_name"]):
         varying = _varying(configs[group.index], absent=True)  # a late field is absent at its default
         for i in group.index:
             telling = varying | _changed(str(name), made["spec"][i]["method"]["fields"])
-            shown = ", ".join(_pairs({k: v for k, v in configs[i].items() if k in telling}))
-            names[i] = f"{name} ({shown})" if shown else name
-    return names
+            names[i], labels[i] = (_named(str(name), configs[i], keys) for keys in (telling, varying))
+    several = names.groupby([made["task"], labels]).transform("nunique") > 1
+    return names, labels.where(~several, names)
+
+
+def _named(name: str, config: Mapping[str, Any], keys: set[str]) -> str:
+    shown = ", ".join(_pairs({k: v for k, v in config.items() if k in keys}))
+    return f"{name} ({shown})" if shown else name
 
 
 def _changed(method: str, values: Mapping[str, Any]) -> set[str]:
@@ -198,7 +221,7 @@ def _config(spec: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, A
     }
     data = {"data": str(task["data"])[:12]} if task.get("data") else {}
     versions = {"version": spec["method"]["version"], "task version": task["version"]}
-    return {**spec["method"]["fields"], **trained, **spec["budget"], **data, **versions}
+    return {**dict(sorted(spec["method"]["fields"].items())), **trained, **spec["budget"], **data, **versions}
 
 
 def _varying(configs: Iterable[Mapping[str, Any]], absent: bool = False) -> set[str]:

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from rich.table import Table
 
-from bench import checkpoints, diagnostics, files, grid, memory_plots, records, views
+from bench import checkpoints, diagnostics, files, grid, memory_plots, records, running, views
 from bench.api import Addresses, Learner
 from bench.attribution import CREDITS, entropy
 from bench.errors import BenchError
@@ -64,6 +64,7 @@ def choose(
     steps: int,
     seed: int | None,
     results: Path,
+    again: bool = False,
 ) -> Subject:
     """What the command line asks for: a record's memory, or an untrained one.
 
@@ -75,14 +76,16 @@ def choose(
     if prefix is not None:
         if methods or tasks or settings or seed is not None:
             raise BenchError("give the id of a record, or -m and -t for an untrained memory, not both")
-        return recorded(results, prefix)
+        return recorded(results, prefix, again)
+    if again:
+        raise BenchError("--again trains a record's memory again: give the id of a record (`bench status`)")
     if not methods or not tasks:
         raise BenchError("say what to inspect: a record's id (`bench status`), or -m METHOD and -t TASK, untrained")
     return untrained(methods, tasks, settings or (), seed or 0)
 
 
-def recorded(results: Path, prefix: str) -> Subject:
-    """The learner of a record, from its checkpoint.
+def recorded(results: Path, prefix: str, again: bool = False) -> Subject:
+    """The learner of a record, from its checkpoint; again: where that is gone, train it once more, beside the store.
 
     Raises:
         BenchError: no such record, one that diverged or was made by other code, or its checkpoint is gone or not its.
@@ -100,7 +103,7 @@ def recorded(results: Path, prefix: str) -> Subject:
     learner = _built(cell)
     after = ""
     if learner.state_dict():
-        content = _final(results, record)
+        content = _final(_trained_again(results, cell) if again else results, record)
         try:
             learner.load_state_dict(content["learner"])
         except (RuntimeError, KeyError):
@@ -137,9 +140,26 @@ def _final(results: Path, record: records.Record) -> dict[str, Any]:
         # Where the record is, a run would find it and make nothing.
         raise BenchError(
             f"the checkpoint of {record.id} is gone ({path}); make it again in another folder, then look there: "
-            f"`{grid.command(record.spec)} --results again` and `bench inspect {record.id} --results again`"
+            f"`{grid.command(record.spec)} --results again` and `bench inspect {record.id} --results again`, or "
+            f"`bench inspect {record.id} --again`"
         )
     return checkpoints.load(path, record.id)
+
+
+def _trained_again(results: Path, cell: Cell) -> Path:
+    """The store that has a cell's checkpoint; where none has, it is trained, with its progress shown.
+
+    Raises:
+        BenchError: the training was stopped or failed; what there is of it is kept.
+    """
+    place = results / ".bench" / "again"
+    if (checkpoints.folder(results, cell.id) / "final.pt").exists():
+        return results
+    if not (checkpoints.folder(place, cell.id) / "final.pt").exists():
+        code, _ = running.run(running.Request(None, [cell], (), place, picture=False), as_json=True)
+        if code:
+            raise BenchError(f"{cell.label} was not trained to its end; the same command goes on where it stopped")
+    return place
 
 
 # --------------------------------------------------------------------------------------------------------------- tables

@@ -1,49 +1,61 @@
 """A summary of records as Markdown: one section a task, published figures beside ours, what is missing below.
 
-Where a task measures by instance or by gradient step, there is a table a setting with these as columns and published
-rows under ours; elsewhere a row a setting and method.
+Where a task measures by instance, group or gradient step, there is a table a setting with these as columns and
+published rows under ours; elsewhere a row a setting and method. Where trained learners are tested in further settings
+that no paper reports, these are columns of one table. Methods are named by what tells them apart in their task; their
+other fields that are not at their defaults are listed below.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 
-from bench import published
-from bench.frames import PERCENT
+from bench import cells, memory_tables, published
+from bench.cells import NONE, PAPERS, WORDS, rows_of, safe
+from bench.references import ceiling, elimination, guessing
 
-NONE = "—"
-MOST_CLASSES = 100_000
 BESIDE = 3
 """At most so many published rows under one of ours."""
-PAPERS = "± over episodes, as papers print it"
-WORDS = {"accuracy": "accuracy, %", "error": "error, %", "mse": "mean squared error"}
 HEADLINE = {"instance 2", "instance 10", "step 1", "step 10"}
 """Places that stand for a method measured by instance or by gradient step."""
+BY_PLACE = "instance|group|step"
 LEGEND = (
     "Mean over seeds ± half the Student t 95 % interval over seeds; one seed gives no interval. "
     f'"{PAPERS}" is 1.96 s / √n over the test episodes of one trained model, mean over seeds: it says nothing of other '
     "seeds. Published figures are as printed; under each table, what differs between the paper's protocol and ours."
 )
+SOLVED = (
+    '"Solved" counts seeds whose validation score was ever as good as the task\'s threshold, and "steps to solve" is '
+    "the training step of the first such validation: median over the seeds that solved it, and range."
+)
 
 
-def document(title: str, made: pd.DataFrame, table: pd.DataFrame, left_out: Mapping[str, int]) -> str:
-    """A whole file. made: the frame, table: its summary, left_out: reasons and counts of records left out."""
-    parts = [f"# {title}", LEGEND]
+def document(title: str, made: pd.DataFrame, table: pd.DataFrame, left_out: Mapping[str, int],
+             pictures: Mapping[str, Iterable[tuple[str, str]]] | None = None) -> str:  # fmt: skip
+    """A whole file. made: the frame, table: its summary, left_out: reasons and counts of records left out.
+
+    pictures: for tasks, the titles of pictures and their paths from the file's folder.
+    """
+    parts = [f"# {title}", LEGEND + (" " + SOLVED) * bool((table["n_tried"] > 0).any())]
     for reason, count in left_out.items():
         if count:
             parts.append(f"Left out: {count} record{'s' if count > 1 else ''} {reason}.")
     if table.empty:
         parts.append("There are no records.")
-    for task, section in table.groupby("task", sort=False):
-        parts += [f"## {task}", *_task(section, made[made["task"] == task])]
+    compared, looked_into = memory_tables.ablations(made), memory_tables.diagnostics(made)
+    for name, section in table.groupby("task", sort=False):
+        shown = _recorded(section)
+        parts += [f"## {name}", *_task(shown, made[made["task"] == name])]
+        parts += memory_tables.ablation_table(compared[compared["task"] == name])
+        parts += memory_tables.diagnostics_table(looked_into[looked_into["task"] == name])
+        parts += [f"![{safe(words)}]({path})" for words, path in (pictures or {}).get(str(name), ())]
+        parts += [text for text in (_counts(section, made[made["task"] == name]), _recipes(shown)) if text]
     return "\n\n".join(parts) + "\n"
 
 
@@ -58,16 +70,16 @@ def headline(table: pd.DataFrame) -> str:
             ),
             "method": row.method,
             "measure": WORDS.get(row.metric, row.metric),
-            "ours": _mean(row),
+            "ours": cells.mean(row),
             "seeds": str(row.n_seeds),
-            "published": _published(row.published, row.published_ci95),
-            "source": _source(row.source, row.arxiv) if row.source else "",
+            "published": cells.published(row.published, row.published_ci95),
+            "source": cells.source(row.source, row.arxiv) if row.source else "",
             "same protocol": row.same_protocol,
         }
         for row in rows_of(table)
         if row.at in HEADLINE or (row.at == "" and (row.task, row.setting) not in set(by_place))
     ]
-    return _table(pd.DataFrame(rows), ("task", "setting", "method", "measure", "source", "same protocol")) + "\n"
+    return cells.table(pd.DataFrame(rows), ("task", "setting", "method", "measure", "source", "same protocol")) + "\n"
 
 
 @dataclass
@@ -86,7 +98,7 @@ class Notes:
 
     def lines(self) -> list[str]:
         """The notes as one list."""
-        notes = [f"- ({_letter(i)}) {_safe(text)}" for i, text in enumerate(self.texts)]
+        notes = [f"- ({_letter(i)}) {safe(text)}" for i, text in enumerate(self.texts)]
         return ["Same protocol, or why not:\n\n" + "\n".join(notes)] if notes else []
 
 
@@ -94,15 +106,31 @@ def _letter(index: int) -> str:
     return string.ascii_lowercase[index] if index < 26 else str(index + 1)
 
 
+# -------------------------------------------------------------------------------------------------------------- layouts
+
+
+def _recorded(section: pd.DataFrame) -> pd.DataFrame:
+    """Without the methods that a setting has no record of: they are named below, once."""
+    there = (section["n_seeds"] > 0) | (section["diverged"] != "")
+    return section[there.groupby([section["setting"], section["method"]]).transform("any")]
+
+
 def _task(section: pd.DataFrame, made: pd.DataFrame) -> list[str]:
-    parts = []
-    wide = [str(s) for s in section.loc[section["at"].str.match("instance|step"), "setting"].unique()]
+    if section.empty:
+        return ["Nothing is recorded yet."]
+    parts: list[str] = []
+    wide = [str(s) for s in section.loc[section["at"].str.match(BY_PLACE), "setting"].unique()]
     long = section[~section["setting"].isin(wide)]
-    if len(long):
-        parts += [*_long(long[long["at"] == ""]), _counts(long, made)]
+    further = (
+        section["setting"].nunique() > 1 and (made["evaluation"] != "").any() and section["published"].isna().all()
+    )
+    if further:
+        parts += _by_setting(section[section["at"] == ""], made)
+    elif len(long):
+        parts += _long(long[long["at"] == ""])
     for setting in wide:
         part, there = section[section["setting"] == setting], made[made["setting"] == setting]
-        parts += [*([f"### {_safe(setting)}"] if setting else []), *_wide(part, there), _counts(part, made)]
+        parts += [*([f"### {safe(setting)}"] if setting else []), *_wide(part, there, costs=not further)]
     runs = long[long["at"].str.startswith("run")]
     if len(runs):
         parts += ["Error by run, %:", _runs(runs)]
@@ -114,43 +142,72 @@ def _long(section: pd.DataFrame) -> list[str]:
     rows = [
         {
             "setting": row.setting,
-            "method": row.method,
-            WORDS.get(row.metric, row.metric): _mean(row),
+            "method": row.label,
+            WORDS.get(row.metric, row.metric): cells.mean(row),
             "seeds": str(row.n_seeds),
-            PAPERS: _episodes(row),
-            "published": _published(row.published, row.published_ci95),
-            "source": _source(row.source, row.arxiv) if row.source else "",
+            PAPERS: cells.episodes(row),
+            "published": cells.published(row.published, row.published_ci95),
+            "source": cells.source(row.source, row.arxiv) if row.source else "",
             "same protocol": notes.mark(row.same_protocol, row.because),
-            "parameters": _count(row.params),
-            "training time": _time(row.train_s),
+            **cells.solved(row),
+            **cells.cost(row),
         }
         for row in rows_of(section)
     ]
-    return [_table(pd.DataFrame(rows), ("setting", "method", "source", "same protocol")), *notes.lines()]
+    return [cells.table(pd.DataFrame(rows), ("setting", "method", "source", "same protocol")), *notes.lines()]
 
 
-def _wide(section: pd.DataFrame, made: pd.DataFrame) -> list[str]:
+def _by_setting(section: pd.DataFrame, made: pd.DataFrame) -> list[str]:
+    """Overall scores, a column a setting."""
+    trained = set(made.loc[made["evaluation"] == "", "setting"])
+    names = {s: f"{s} (as trained)" if {s} == trained else str(s) for s in section["setting"].unique()}
+    metric = section["metric"].iloc[0]
+    # In the order of the setting that was trained, where there is one; a method is best or worst there.
+    order = section.sort_values("setting", key=lambda s: ~s.isin(trained), kind="stable")["method"].unique()
+    rows = []
+    for method in order:
+        found = rows_of(section[section["method"] == method])
+        first = next((row for row in found if row.n_tried), found[0])
+        rows.append(
+            {"method": first.label}
+            | {names[row.setting]: cells.mean(row) + _other_seeds(row, first) for row in found}
+            | {"seeds": str(first.n_seeds), **cells.solved(first), **cells.cost(first)}
+        )
+    shown = pd.DataFrame(rows, columns=["method", *names.values(), *list(rows[0])[-7:]], dtype=object).fillna("")
+    return [f"{WORDS.get(metric, metric).capitalize()}, by setting:", cells.table(shown, ("method",))]
+
+
+def _wide(section: pd.DataFrame, made: pd.DataFrame, costs: bool) -> list[str]:
+    """Scores by place; costs: and what they cost."""
     notes, metric = Notes(), section["metric"].iloc[0]
-    places = ["", *sorted(set(section["at"]) - {""}, key=_index)]
+    there = section.groupby("at")["n_seeds"].max() > 0
+    places = ["", *sorted(set(there.index[there]) - {""}, key=_index)]
+    grouped = any(at.startswith("group") for at in places)
     names = {at: _heading(at) for at in places}
     rows: list[dict[str, str]] = []
     for method, group in section.groupby("method", sort=False):
-        cells = {row.at: row for row in rows_of(group)}
-        first = cells[""]
+        found = {row.at: row for row in rows_of(group)}
+        first = found[""]
         rows.append(
-            {"method": str(method)}
-            | {names[at]: _mean(cell) + _other_seeds(cell, first) for at, cell in cells.items()}
-            | {"seeds": str(first.n_seeds), "parameters": _count(first.params), "training time": _time(first.train_s)}
+            {"method": first.label}
+            | {names[at]: cells.mean(cell) + _other_seeds(cell, first) for at, cell in found.items() if at in names}
+            | {"seeds": str(first.n_seeds)}
+            | ({**cells.solved(first), **cells.cost(first)} if costs else {})
         )
-        widths = {names[at]: _episodes(cell) for at, cell in cells.items()}
-        if any(widths.values()):
+        widths = {names[at]: cells.episodes(cell) for at, cell in found.items() if at in names}
+        if any(widths.values()) and not grouped:
             rows.append({"method": PAPERS} | widths)
         rows += _beside(made[made["method"] == method], names, notes)
     rows += _references(section, made, names)
-    columns = ["method", *names.values(), "seeds", "parameters", "training time", "same protocol"]
+    columns = [
+        "method",
+        *names.values(),
+        *(k for k in rows[0] if k not in {"method", *names.values()}),
+        "same protocol",
+    ]
     shown = pd.DataFrame(rows, columns=columns, dtype=object).fillna("")
     measure = WORDS.get(metric, metric).capitalize()
-    return [f"{measure}:", _table(shown, ("method", "same protocol")), *notes.lines()]
+    return [f"{measure}:", cells.table(shown, ("method", "same protocol")), *notes.lines()]
 
 
 def _other_seeds(cell: Any, first: Any) -> str:
@@ -161,6 +218,8 @@ def _other_seeds(cell: Any, first: Any) -> str:
 def _beside(made: pd.DataFrame, names: Mapping[str, str], notes: Notes) -> list[dict[str, str]]:
     """Published rows for one of our methods in one setting."""
     spec, fields = made["spec"].iloc[0], made["fields"].iloc[0]
+    if memory_tables.ablation(spec) != "none":  # nobody has published that
+        return []
     found = published.lookup(spec["method"]["name"], spec["task"]["name"], **fields)
     kinds: dict[tuple[str, ...], list[published.Published]] = {}
     for row in published.closest(spec, found, fields):
@@ -171,8 +230,8 @@ def _beside(made: pd.DataFrame, names: Mapping[str, str], notes: Notes) -> list[
         match = published.protocol_match(spec, rows[0], fields)
         variant = f", {rows[0].variant}" if rows[0].variant else ""
         lines.append(
-            {"method": f"published: {_source(rows[0].citation, rows[0].arxiv)}{variant}"}
-            | {names[_place(row)]: _published(row.value, row.ci95) for row in rows}
+            {"method": f"published: {cells.source(rows[0].citation, rows[0].arxiv)}{variant}"}
+            | {names[_place(row)]: cells.published(row.value, row.ci95) for row in rows}
             | {"same protocol": notes.mark(match.verdict, match.because)}
         )
     return lines
@@ -186,158 +245,114 @@ def _place(row: published.Published) -> str:
 
 
 def _references(section: pd.DataFrame, made: pd.DataFrame, names: Mapping[str, str]) -> list[dict[str, str]]:
-    """Guessing, the ceiling of the first instance, and how many answers are behind each column."""
-    places = [at for at in names if at.startswith("instance")]
-    guess, top = guessing(made["fields"].iloc[0]), ceiling(made["fields"].iloc[0])
+    """What can be had without a memory, and how many answers are behind each column."""
+    places, fields = [at for at in names if at.startswith(("instance", "group"))], made["fields"].iloc[0]
+    guess, top, others = guessing(fields), ceiling(fields), elimination(fields)
     if not places or guess is None:
         return []
     rows = [{"method": "guessing, exactly"} | {names[at]: f"{guess:.2f}" for at in places}]
     if top is not None and "instance 1" in names:
         rows.append({"method": "ceiling by elimination", names["instance 1"]: f"{top:.2f}"})
+    if others is not None and places[0].startswith("group"):
+        by_group = {names[at]: f"{others[1][_index(at)]:.2f}" for at in places if _index(at) in others[1]}
+        rows.append({"method": "elimination without binding", names[""]: f"{others[0]:.2f}"} | by_group)
     most = section[section["at"] != ""].sort_values("n_seeds", kind="stable").groupby("at").last()
     each = {names[at]: f"{most['count'][at] / max(1, most['n_seeds'][at]):.0f}" for at in places}
     return [*rows, {"method": "answers behind each, a seed"} | each]
 
 
-def guessing(fields: Mapping[str, Any]) -> float | None:
-    """Accuracy in percent of guessing in a setting: one of `way` classes, or of 5^5 strings; None without classes."""
-    if fields.get("labels") == "string":
-        return 100 / 5**5
-    return 100 / _way(fields) if _way(fields) else None
-
-
-def ceiling(fields: Mapping[str, Any]) -> float | None:
-    """Best possible accuracy in percent when a class is first shown, by ruling out labels already used: (1/N) Σ 1/k.
-
-    None for strings, nearly all of which are never used.
-    """
-    way = _way(fields)
-    if not way or fields.get("labels") == "string":
-        return None
-    return 100 / way * sum(1 / k for k in range(1, way + 1))
-
-
-def _way(fields: Mapping[str, Any]) -> int:
-    """Classes of an episode; 0 where the setting has none, or the field of that name is something else."""
-    way = fields.get("way")
-    return way if isinstance(way, int) and 0 < way <= MOST_CLASSES else 0
-
-
-def rows_of(table: pd.DataFrame) -> list[Any]:
-    """Rows with their cells as attributes."""
-    return [SimpleNamespace(**{str(k): v for k, v in row.items()}) for row in table.to_dict("records")]
-
-
 def _runs(section: pd.DataFrame) -> str:
-    names = section["method"] + section["setting"].map(lambda s: f", {s}" if section["setting"].nunique() > 1 else "")
+    names = section["label"] + section["setting"].map(lambda s: f", {s}" if section["setting"].nunique() > 1 else "")
     grid = section.assign(name=names).pivot(index="at", columns="name", values="mean")[list(dict.fromkeys(names))]
     grid = grid.loc[sorted(grid.index, key=_index)]
     grid.loc["mean"] = grid.mean()
     shown = grid.map(lambda v: NONE if math.isnan(v) else f"{v:.2f}")
     shown.insert(0, "run", [str(at).removeprefix("run ") for at in grid.index])
-    return _table(shown, ())
+    return cells.table(shown, ())
+
+
+# --------------------------------------------------------------------------------------------------- below the tables
 
 
 def _counts(section: pd.DataFrame, made: pd.DataFrame) -> str:
-    """What is behind a table: cells, what is missing or diverged, unequal seeds, machines."""
+    """What is behind a task's tables: cells, what is missing, diverged or not solved, unequal seeds, machines."""
+    outcomes = made.drop_duplicates("id")["outcome"].value_counts()
+    n = outcomes.get("ok", 0)
+    lines = [f"{n} cell{'s' if n != 1 else ''} recorded, {outcomes.get('missing', 0)} missing, "
+             f"{outcomes.get('diverged', 0)} diverged."]  # fmt: skip
     rows = section[section["at"] == ""]
-    here = made[made["setting"].isin(rows["setting"])]
-    cells = here.drop_duplicates("id")["outcome"].value_counts()
-    n = cells.get("ok", 0)
-    lines = [f"{n} cell{'s' if n != 1 else ''} recorded, {cells.get('missing', 0)} missing, "
-             f"{cells.get('diverged', 0)} diverged."]  # fmt: skip
-    for kind in ("diverged", "missing"):
-        lines += [f"{kind.capitalize()}: {_safe(text)}." for text in [_seeds(rows, kind)] if text]
-    every = {seed for text in rows["seeds"] for seed in text.split()}
-    lacking = {
-        f"{row.method} {row.seeds.replace(' ', ', ')}"
-        for row in rows_of(rows)
-        if row.seeds and {*row.seeds.split()} != every
-    }
-    if lacking:
-        lines.append(f"Seeds differ ({', '.join(sorted(every, key=int))} in all): {_safe('; '.join(sorted(lacking)))}.")
-    ok = here[here["outcome"] == "ok"]
+    for kind in ("diverged", "missing", "unsolved"):
+        text = _by_seeds(rows, kind)
+        name = (
+            f"Not solved (never {_threshold(rows)} in validation)" if text and kind == "unsolved" else kind.capitalize()
+        )
+        lines += [f"{name}: {safe(text)}."] if text else []
+    lines += _unequal(rows)
+    ok = made[made["outcome"] == "ok"]
     machines = sorted({f"{d} ({t:.0f} thread{'s' if t > 1 else ''})" for d, t in zip(ok["device"], ok["threads"],
                                                                                     strict=True) if d})  # fmt: skip
     if machines:
-        lines.append(f"Times on {_safe('; '.join(machines))}.")
+        lines.append(f"Times on {safe('; '.join(machines))}.")
     return " ".join(lines)
 
 
-def _seeds(rows: pd.DataFrame, kind: str) -> str:
-    several = rows["setting"].nunique() > 1
-    found = [(row, getattr(row, kind).replace(" ", ", ")) for row in rows_of(rows) if getattr(row, kind)]
-    return "; ".join(f"{row.method}{f' at {row.setting}' if several else ''} seed {seeds}" for row, seeds in found)
+def _threshold(rows: pd.DataFrame) -> str:
+    known = rows.dropna(subset=["threshold"]).iloc[0]
+    percent = known["metric"] == "accuracy"
+    value = f"{100 * known['threshold']:g} %" if percent else f"{known['threshold']:g} {known['metric']}"
+    return f"{value} or {'more' if percent else 'less'}"
 
 
-# --------------------------------------------------------------------------------------------------------------- cells
+def _by_seeds(rows: pd.DataFrame, kind: str) -> str:
+    """Methods by their seeds that are missing and so on, each once; a setting is named where others are not alike."""
+    found: dict[tuple[int, ...], list[str]] = {}
+    for label, group in rows.groupby("label"):
+        where: dict[tuple[int, ...], list[str]] = {}
+        for row in rows_of(group):
+            where.setdefault(_numbers(getattr(row, kind)), []).append(row.setting)
+        for numbers, settings in where.items():
+            alike = len(where) == 1 or kind == "unsolved"
+            if numbers:
+                found.setdefault(numbers, []).append(f"{label}{'' if alike else ' at ' + ' and at '.join(settings)}")
+    return "; ".join(f"{cells.seeds(numbers)} of {', '.join(labels)}" for numbers, labels in found.items())
 
 
-def number(value: float, metric: str, like: float | None = None) -> str:
-    """A score as tables print it: percent with two decimals, MSE with three digits (or the decimals of `like`)."""
-    if math.isnan(value):
-        return NONE
-    if metric in PERCENT:
-        return f"{value:.2f}"
-    scale = abs(value if like is None else like)
-    decimals = 2 if scale == 0 or not math.isfinite(scale) else max(0, 2 - math.floor(math.log10(scale)))
-    return f"{value:.{decimals}f}"
+def _unequal(rows: pd.DataFrame) -> list[str]:
+    """Methods that have not all seeds that others have."""
+    each: dict[str, set[int]] = {}
+    for row in rows_of(rows):
+        each.setdefault(row.label, set()).update(_numbers(row.seeds))
+    every = set().union(*each.values())
+    lacking: dict[tuple[int, ...], list[str]] = {}
+    for label, numbers in sorted(each.items()):
+        if numbers and numbers != every:
+            lacking.setdefault(tuple(sorted(numbers)), []).append(label)
+    text = "; ".join(f"{cells.seeds(numbers)} of {', '.join(labels)}" for numbers, labels in lacking.items())
+    return [f"Seeds differ ({cells.seeds(every)} in all): only {safe(text)}."] if lacking else []
 
 
-def _mean(row: Any) -> str:
-    text = number(row.mean, row.metric)
-    return text if math.isnan(row.half_width) else f"{text} ± {number(row.half_width, row.metric, row.mean)}"
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split())
 
 
-def _episodes(row: Any) -> str:
-    return "" if math.isnan(row.episode_half_width) else f"± {number(row.episode_half_width, row.metric, row.mean)}"
-
-
-def _published(value: float, ci95: float | None) -> str:
-    if math.isnan(value):
-        return ""
-    return repr(float(value)) + ("" if ci95 is None or math.isnan(ci95) else f" ± {float(ci95)!r}")
-
-
-def _source(citation: str, arxiv: str) -> str:
-    return f"{citation} (arXiv:{arxiv})" if arxiv else citation
-
-
-def _count(value: float) -> str:
-    return NONE if math.isnan(value) else f"{value:,.0f}"
-
-
-def _time(seconds: float) -> str:
-    if math.isnan(seconds) or seconds == 0:
-        return NONE
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes} m {seconds:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} m"
+def _recipes(section: pd.DataFrame) -> str:
+    """The fields of each method that are not at their defaults, where its name in the tables does not say them."""
+    pairs = section[["label", "method"]].drop_duplicates().sort_values("label", kind="stable")
+    lines = [f"- {safe(label)}: {safe(method[method.index('(') + 1 : -1])}"
+             for label, method in zip(pairs["label"], pairs["method"], strict=True) if label != method]  # fmt: skip
+    return "Not at their defaults:\n\n" + "\n".join(lines) if lines else ""
 
 
 def _index(at: Any) -> int:
-    return int(str(at).split()[1])
+    return int(str(at).split()[1].rstrip(":"))
 
 
 def _heading(at: str) -> str:
     kind, _, n = at.partition(" ")
     if not at:
         return "overall"
+    if kind == "group":
+        return n.partition(": ")[2]
     if kind == "step":
         return f"{n} step{'s' if n != '1' else ''}"
     return n + {"1": "st", "2": "nd", "3": "rd"}.get(n, "th")
-
-
-def _table(rows: pd.DataFrame, left: Iterable[Any]) -> str:
-    rows = rows.where(rows.notna(), "")  # cells that no row of a method has
-    rows = rows[[c for c in rows if (rows[c] != "").any()]]
-    align = ["left" if c in left else "right" for c in rows]
-    shown = rows.map(_safe).rename(columns=_safe)
-    return shown.to_markdown(index=False, disable_numparse=True, colalign=align)
-
-
-def _safe(text: str) -> str:
-    """Text that stays text in a Markdown table."""
-    plain = text if text.isprintable() else json.dumps(text)[1:-1]
-    return plain.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")

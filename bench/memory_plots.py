@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path as Curve
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -74,6 +75,8 @@ def weights(scene: Scene) -> bytes:
                 _heat(panels[-1], a.usage[0].numpy(), slots, "usage before the step", "usage, in its own unit")
         for axes in panels:
             axes.set_xlim(0.5, scene.steps + 0.5)
+            if len(axes.get_xticks()):
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.supxlabel("\n".join(filter(None, ["step", _left_out(read, write, slots)])), fontsize=11)
         return _png(figure)
 
@@ -203,6 +206,7 @@ def retrieval(scene: Scene, reads: Reads) -> bytes:
                 _line(axes, (source + 1, classes[source]), (t + 1, classes[t]), half[1], reads.right[t])
         for t, c in enumerate(classes):
             _presentation(axes, scene, t, c, half)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("presentation" + f" (the first {count} of {scene.steps})" * (count < scene.steps))
         figure.legend(handles=_retrieval_legend(), loc="lower center", ncols=3, handlelength=3)
         figure.text(1.0 / WIDTH, 1 - 0.55 / size[1], _how(scene, reads), fontsize=11, color="0.25", va="center")

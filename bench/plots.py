@@ -1,4 +1,4 @@
-"""Records to pictures: what was measured, with intervals, and how it was learned.
+"""The overview picture of a run: what was measured, with intervals.
 
 Colours are Okabe and Ito's, told apart without colour vision too; each method keeps its colour and marker in all panels
 of a picture. The same records give the same bytes: nothing of the time or the machine enters a file. matplotlib is
@@ -11,15 +11,15 @@ import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from bench.cells import rows_of
 from bench.frames import PERCENT, current, frame, plain
-from bench.markdown import ceiling, rows_of
+from bench.references import ceiling
 from bench.tables import summary
 
 if TYPE_CHECKING:
@@ -96,18 +96,6 @@ def overview(records: Iterable[Any], path: Path, title: str) -> None:
     diverged = int((made.drop_duplicates("id")["outcome"] == "diverged").sum())
     note = "bars and bands: Student t 95 % interval over seeds" + f"; {diverged} diverged, not shown" * bool(diverged)
     _save(panels, looks, path, title, note)
-
-
-def curves(records: Iterable[Any], path: Path, title: str) -> None:
-    """One picture of validation scores during training, a panel a task and setting: mean, lowest and highest seed."""
-    made = _frame(records)
-    made = made[(made["evaluation"] == "") & made["curve"].map(lambda c: any(p["val"] is not None for p in c))]
-    looks = _looks(made["method"])
-    panels = [
-        Panel(", ".join(filter(None, map(str, key))), partial(_curves, section=part, looks=looks))
-        for key, part in made.groupby(["task", "setting"], sort=False)
-    ]
-    _save(panels, looks, path, title, "bands: lowest to highest seed")
 
 
 def _frame(records: Iterable[Any]) -> pd.DataFrame:
@@ -192,24 +180,6 @@ def _lines_panel(
             axes.plot([0.65, 1.35], [top, top], color="black", lw=3, solid_capstyle="butt", gid=CEILING)
 
     return Panel(name, draw)
-
-
-def _curves(axes: Axes, section: pd.DataFrame, looks: dict[str, Look]) -> None:
-    metric = section["metric"].dropna().iloc[0]
-    scale = 1 if metric not in PERCENT else 100
-    for method, group in section.groupby("method", sort=False):
-        look = looks[str(method)]
-        points = [(p["step"], scale * p["val"]) for c in group["curve"] for p in c if p["val"] is not None]
-        steps = pd.DataFrame(points, columns=["step", "val"]).groupby("step")["val"].agg(["mean", "min", "max"])
-        axes.plot(steps.index, steps["mean"], color=look.colour, marker=look.marker, ms=4, ls=look.dash)
-        axes.fill_between(steps.index, steps["min"], steps["max"], color=look.colour, alpha=0.15, lw=0)
-    axes.set_xlabel("training steps")
-    axes.set_ylabel(f"validation {LABELS.get(metric, metric)}")
-    if metric == "mse":
-        axes.set_yscale("log")
-        _plain_log_ticks(axes)
-    elif metric in PERCENT:
-        axes.set_ylim(0, 100)
 
 
 def _plain_log_ticks(axes: Axes) -> None:

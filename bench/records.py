@@ -68,6 +68,7 @@ SHAPE: Any = {
         "dirty": TRUTH + NONE + MISSING,
         "device": TEXT + NONE + MISSING,
         "threads": WHOLE + MISSING,
+        "backend": TEXT + MISSING,
         "plugins": ({...: TEXT}, *MISSING),
         "resumed": ([{...: PLAIN}], *MISSING),
         ...: ANY,
@@ -131,8 +132,13 @@ def path_of(results: Path, spec: dict[str, Any]) -> Path:
 
 
 def dump(record: Record) -> str:
+    """The text of a record's file."""
+    return short_lines(asdict(record))
+
+
+def short_lines(content: dict[str, Any]) -> str:
     """Canonical JSON in short lines: sorted keys, no NaN, lists of numbers wrapped."""
-    text = canonical(asdict(record), indent=1)
+    text = canonical(content, indent=1)
     # A real line break follows the bracket: inside a string there is none, so that text such as "[1, 2]" is safe.
     numbers = re.compile(r"\[\n\s*(-?\d[^\[\]{}\"a-df-zA-DF-Z]*?)\s*\]")
     return numbers.sub(lambda m: "[\n" + textwrap.fill(re.sub(r"\s+", " ", m[1]), 116) + "\n]", text) + "\n"

@@ -1,11 +1,11 @@
-"""`bench tables`: which suites have records, what their tables must say, and which files do not say it."""
+"""`bench tables`: which suites have records, what their tables and pictures must say, and which files do not say it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import files, grid, readme, records, tables, views
+from bench import benchmarks, charts, files, grid, readme, records, tables, views
 from bench.config import digest
 from bench.errors import BenchError
 from bench.records import Record
@@ -24,30 +24,35 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
     loaded = records.load(results)
     for problem in loaded.problems:
         err.print(f"warning: {problem}; it is left out", soft_wrap=True)
-    rendered = _rendered(suites, results, loaded.records, dirty)
-    folder = results / "tables"
-    stale = tables.check(rendered, folder)
-    orphans = [] if suites else sorted(_files(folder) - rendered.keys())
+    found = _report(suites, results, loaded.records, dirty)
+    if not suites:
+        found.tables.update(benchmarks.render(results, dirty))
+    folder, gallery = results / "tables", results / "pictures"
+    stale = [*(folder / name for name in tables.check(found.tables, folder)),
+             *(gallery / name for name in charts.check(found.pictures, gallery))]  # fmt: skip
+    orphans = [] if suites else _orphans(folder, gallery, found)
     page = None if suites else _page(results, loaded.records)
     if check:
-        for path in [*(folder / name for name in stale), *([page[0]] if page else [])]:
+        for path in [*stale, *([page[0]] if page else [])]:
             out.print(f"stale: {path}", soft_wrap=True)
-        for name in orphans:
-            out.print(f"stale: {folder / name} has no records any more; delete it", soft_wrap=True)
+        for path in orphans:
+            out.print(f"stale: {path} has no records any more; delete it", soft_wrap=True)
         if not stale and not orphans and not page:
-            out.print(f"{len(rendered)} files in {folder} are what the records say")
+            out.print(f"{len(found.tables)} tables and {len(found.pictures)} pictures are what the records say")
         return 1 if stale or orphans or page else 0
-    for name in tables.write(rendered, folder):
-        out.print(f"wrote {folder / name}", soft_wrap=True)
+    written = [*(folder / name for name in tables.write(found.tables, folder)),
+               *(gallery / name for name in charts.write(found.pictures, gallery))]  # fmt: skip
+    for path in written:
+        out.print(f"wrote {path}", soft_wrap=True)
     if page:
         files.replace(page[0], page[1].encode())
         out.print(f"wrote the table in {page[0]}", soft_wrap=True)
-    out.print(f"{len(rendered) - len(stale)} files were up to date")
+    out.print(f"{len(found.tables) + len(found.pictures) - len(written)} files were up to date")
     return 0
 
 
-def _rendered(suites: Sequence[str], results: Path, found: Sequence[Record], dirty: bool) -> dict[str, str]:
-    rendered: dict[str, str] = {}
+def _report(suites: Sequence[str], results: Path, found: Sequence[Record], dirty: bool) -> tables.Report:
+    whole = tables.Report({}, {})
     known: set[str] = set()
     for name in suites or grid.suites():
         # Which tables there are must not depend on the data of this machine.
@@ -59,13 +64,18 @@ def _rendered(suites: Sequence[str], results: Path, found: Sequence[Record], dir
         specs = [spec for spec in specs if not spec["task"]["data"] or spec["task"]["name"] in there]
         if there:
             title = str(grid.read_suite(name).get("title", ""))
-            rendered |= tables.render(found, Path(name).stem, specs, title=title, dirty=dirty)
+            _add(whole, tables.report(found, Path(name).stem, specs, title=title, dirty=dirty))
         elif suites:
             raise BenchError(f"{results} has no record of the suite {name}; `bench run {name}` makes them")
     others = [r for r in found if r.id not in known]
     if others and not suites:
-        rendered |= tables.render(others, OTHER, title="Records outside of any suite", dirty=dirty)
-    return rendered
+        _add(whole, tables.report(others, OTHER, title="Records outside of any suite", dirty=dirty))
+    return whole
+
+
+def _add(whole: tables.Report, part: tables.Report) -> None:
+    whole.tables.update(part.tables)
+    whole.pictures.update(part.pictures)
 
 
 def _page(results: Path, found: Sequence[Record]) -> tuple[Path, str] | None:
@@ -86,5 +96,8 @@ def _page(results: Path, found: Sequence[Record]) -> tuple[Path, str] | None:
     return None if filled == text else (path, filled)
 
 
-def _files(folder: Path) -> set[str]:
-    return {p.name for kind in ("*.md", "*.csv") for p in folder.glob(kind) if p.name != "README.md"}
+def _orphans(folder: Path, gallery: Path, found: tables.Report) -> list[Path]:
+    """Tables, and pictures of `bench.charts`, that no records stand behind."""
+    kept = [p for kind in ("*.md", "*.csv") for p in folder.glob(kind) if p.name not in {*found.tables, "README.md"}]
+    drawn = [p for p in gallery.glob("*.png") if p.name not in found.pictures and charts.digest_of(p)]
+    return sorted([*kept, *drawn])

@@ -1,8 +1,9 @@
 """Records to tables, Markdown and CSV: pure functions, the same bytes for the same records.
 
-`summary` is the one table behind all: a row per task, setting, method and place (overall, an instance, a gradient
-step, a run), with its interval, costs, the published figure and the ids of its records. The CSV is that table; the
-Markdown shows it to people.
+`summary` is the one table behind all: a row per task, setting, method and place (overall, an instance, a group of a
+task, a gradient step, a run), with its interval, costs, how many seeds solved the task, the published figure and the
+ids of its records. The CSV is that table; the Markdown shows it to people. What memories do in their slots, and without
+them, is in tables of its own: see `bench.memory_tables`.
 
 The interval is Student's t over seeds, 95 %. What papers print, 1.96 s / √n over the episodes of one trained model, is
 beside it under that name: it leaves out that another seed would have trained another model.
@@ -13,41 +14,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from bench import files, markdown, published, registry
+from bench import files, markdown, memory_tables, pictures, published, registry
+from bench.cells import rows_of
+from bench.charts import Chart
 from bench.config import digest
 from bench.frames import PERCENT, current, frame, plain
+from bench.intervals import episode_half_width, spread, t_half_width
 
-__all__ = ["check", "episode_half_width", "frame", "headline", "render", "summary", "t_half_width", "write"]
+__all__ = ["check", "episode_half_width", "frame", "headline", "render", "report", "summary", "t_half_width", "write"]
 
 INSTANCES = (1, 2, 3, 4, 5, 10)
 RUNS = 20
 """Lake's runs."""
-
-
-def t_half_width(values: Sequence[float]) -> float:
-    """Half-width of the 95 % Student t interval of a mean; NaN for fewer than two values."""
-    n = len(values)
-    if n < 2:
-        return math.nan
-    return float(stats.t.ppf(0.975, n - 1) * spread(values) / math.sqrt(n))
-
-
-def episode_half_width(scores: Sequence[float]) -> float:
-    """What few-shot papers print: 1.96 s / √n over the test episodes of one trained model; NaN for fewer than two."""
-    return 1.96 * spread(scores) / math.sqrt(len(scores)) if len(scores) > 1 else math.nan
-
-
-def spread(values: Sequence[float]) -> float:
-    """Standard deviation of a sample; exactly 0 of equal values, whose mean may be rounded. NaN for fewer than two."""
-    if len(values) < 2:
-        return math.nan
-    return float(np.std(values, ddof=1)) if min(values) < max(values) else 0.0
 
 
 # ------------------------------------------------------------------------------------------------------------- summary
@@ -56,7 +39,9 @@ def spread(values: Sequence[float]) -> float:
 def summary(made: pd.DataFrame) -> pd.DataFrame:
     """A frame summed up over seeds; see the module. Accuracies and errors are in percent, costs are means over seeds.
 
-    `count` is the number of answers behind an accuracy by instance, of all seeds; `half_width` is NaN for one seed.
+    `count` is the number of answers behind an accuracy by instance or group, of all seeds; `half_width` is NaN for one
+    seed. `n_solved` of `n_tried` seeds reached the task's `threshold` in validation, first after `steps_to_solve` steps
+    (median of those that did), and `unsolved` did not; a seed that diverged did not either, wherever it had been.
     """
     rows: list[dict[str, Any]] = []
     # Cells that differ in their further settings alone measured the same thing here: one of them counts.
@@ -67,9 +52,11 @@ def summary(made: pd.DataFrame) -> pd.DataFrame:
         sign = -1 if bool(section["higher_is_better"].iloc[0]) and _metric(section) != "error" else 1
         for group in sorted(groups, key=lambda g: _rank(g[0], sign)):
             rows += group
-    columns = ["task", "setting", "method", "at", "metric", "mean", "half_width", "episode_half_width", "sd", "n_seeds",
-               "seeds", "count", "diverged", "missing", "params", "train_s", "published", "published_ci95", "source",
-               "arxiv", "same_protocol", "because", "records"]  # fmt: skip
+    columns = ["task", "setting", "method", "label", "at", "metric", "mean", "half_width", "episode_half_width", "sd",
+               "n_seeds", "seeds", "count", "diverged", "missing", "threshold", "n_solved", "n_tried", "unsolved",
+               "steps_to_solve", "steps_to_solve_min", "steps_to_solve_max", "params", "train_s", "ms_step",
+               "cpu_ms_step", "published", "published_ci95", "source", "arxiv", "same_protocol", "because",
+               "records"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -97,17 +84,18 @@ def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[di
         "task": task,
         "setting": setting,
         "method": method,
+        "label": group["label"].iloc[0],
         "metric": metric,
         "diverged": _joined(group.loc[group["outcome"] == "diverged", "seed"]),
         "missing": _joined(group.loc[group["outcome"] == "missing", "seed"]),
-        "params": ok["params"].mean(),
-        "train_s": ok["train_s"].mean(),
+        **_solved(group),
+        **{key: ok[key].mean() for key in ("params", "train_s", "ms_step", "cpu_ms_step")},
         "records": " ".join(group.loc[group["outcome"] != "missing", "id"]),
     }
     spec, fields = group["spec"].iloc[0], group["fields"].iloc[0]
     rows = []
-    for at, there, values, errors, count in _places(task, metric, group):
-        found = _beside(spec, fields, at)
+    for at, there, values, errors, count in _places(task, metric, group[["outcome", "seed", "scores"]]):
+        found = [] if memory_tables.ablation(spec) != "none" else _beside(spec, fields, at)
         match = published.protocol_match(spec, found[0], fields) if found else None
         rows.append({
             **shared,
@@ -129,6 +117,38 @@ def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[di
     return rows
 
 
+def _solved(group: pd.DataFrame) -> dict[str, Any]:
+    """Seeds that solved the task, which is judged on validation in training, so in the task's own setting alone."""
+    tried = [
+        row
+        for row in rows_of(group[group["evaluation"] == ""])
+        if row.outcome != "missing" and row.spec["budget"]["validations"] and not math.isnan(row.solved)
+    ]
+    if not tried:
+        return {"n_solved": 0, "n_tried": 0, "unsolved": ""}
+    steps = {
+        row.seed: first_reached(row.curve, row.solved, row.higher_is_better) if row.outcome == "ok" else None
+        for row in tried
+    }
+    reached = [step for step in steps.values() if step is not None]
+    return {
+        "threshold": tried[0].solved,
+        "n_solved": len(reached),
+        "n_tried": len(steps),
+        "unsolved": _joined(seed for seed, step in steps.items() if step is None),
+        "steps_to_solve": float(np.median(reached)) if reached else math.nan,
+        "steps_to_solve_min": min(reached, default=math.nan),
+        "steps_to_solve_max": max(reached, default=math.nan),
+    }
+
+
+def first_reached(curve: Sequence[Mapping[str, Any]], threshold: float, higher_is_better: bool) -> int | None:
+    """The first validation step at which a curve is as good as a threshold; None where it never is."""
+    sign = 1 if higher_is_better else -1
+    good = (p["step"] for p in curve if p["val"] is not None and sign * p["val"] >= sign * threshold)
+    return next(good, None)
+
+
 def _places(
     task: str, metric: str, group: pd.DataFrame
 ) -> Iterable[tuple[str, pd.DataFrame, list[float], list[float], int | None]]:
@@ -141,10 +161,16 @@ def _places(
         return there, [_shown(metric, p["mean"]) for p in parts], [w for w in widths if not math.isnan(w)], None
 
     yield "", *over(ok, list(ok["scores"]))
-    for k in INSTANCES if any(s.get("by_instance") for s in ok["scores"]) else ():
+    named = next((by["groups"] for s in ok["scores"] if (by := s.get("by_instance")) and by.get("groups")), None)
+    kinds = (
+        {k: f"group {k}: {name}" for k, name in enumerate(named, 1)}
+        if named
+        else {k: f"instance {k}" for k in INSTANCES}
+    )
+    for k, at in kinds.items() if any(s.get("by_instance") for s in ok["scores"]) else ():
         there = ok[[_instance(s, k) is not None for s in ok["scores"]]]
         means = [_shown(metric, _instance(s, k)) for s in there["scores"]]
-        yield f"instance {k}", there, means, [], sum(s["by_instance"]["n"][k - 1] for s in there["scores"])
+        yield at, there, means, [], sum(s["by_instance"]["n"][k - 1] for s in there["scores"])
     # A setting that diverged may have scores after fewer steps.
     for step in sorted({int(step) for s in group["scores"] for step in s.get("by_step") or ()}):
         there = group[[str(step) in (s.get("by_step") or ()) for s in group["scores"]]]
@@ -156,7 +182,7 @@ def _places(
 
 
 def _instance(scores: Mapping[str, Any], k: int) -> float | None:
-    """Accuracy at the k-th instance, where a record has it."""
+    """Accuracy at the k-th instance, or in the k-th group, where a record has it."""
     means = (scores.get("by_instance") or {"mean": ()})["mean"]
     return means[k - 1] if len(means) >= k else None
 
@@ -165,7 +191,7 @@ def _beside(spec: Mapping[str, Any], fields: Mapping[str, Any], at: str) -> list
     """Published figures for one of ours, the most alike first."""
     kind, _, number = at.partition(" ")
     column = {"instance": "instance", "step": "adapt_steps"}.get(kind)
-    if kind == "run":
+    if kind in ("run", "group"):
         return []
     place = {column: number} if column else {}
     found = published.lookup(spec["method"]["name"], spec["task"]["name"], **{**fields, **place})
@@ -173,22 +199,29 @@ def _beside(spec: Mapping[str, Any], fields: Mapping[str, Any], at: str) -> list
     return published.closest(spec, found, fields)
 
 
-def _joined(seeds: pd.Series) -> str:
+def _joined(seeds: Iterable[int]) -> str:
     return " ".join(str(s) for s in sorted(set(seeds)))
 
 
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-def render(
+class Report(NamedTuple):
+    """Tables, as text, and pictures, as what is drawn, by file name."""
+
+    tables: dict[str, str]
+    pictures: dict[str, Chart]
+
+
+def report(
     records: Iterable[Any],
     name: str,
     expected: Iterable[Mapping[str, Any]] | None = None,
     *,
     title: str = "",
     dirty: bool = False,
-) -> dict[str, str]:
-    """The tables of a suite by file name: `<name>.md` and `<name>.csv`.
+) -> Report:
+    """The tables of a suite, `<name>.md`, `<name>.csv` and CSVs of ablations and diagnostics, if any; its pictures.
 
     records: `Record`s, or dicts of that shape. expected: the specs of the suite's cells; other records are then left
     out, and cells without a record are counted. dirty: also records made by code that was not committed.
@@ -204,8 +237,19 @@ def render(
         "made by uncommitted code": len(recorded) - len(clean),
         "of older versions of a method or task": len(clean) - len(newest),
     }
-    table = summary(made)
-    return {f"{name}.md": markdown.document(title or name, made, table, notes), f"{name}.csv": to_csv(table)}
+    table, charts = summary(made), pictures.charts(made, name)
+    links = {task: [(chart.title, f"../pictures/{file}") for file, chart in drawn.items()]
+             for task, drawn in charts.items()}  # fmt: skip
+    texts = {f"{name}.md": markdown.document(title or name, made, table, notes, links), f"{name}.csv": to_csv(table)}
+    for kind, more in (("ablations", memory_tables.ablations(made)), ("diagnostics", memory_tables.diagnostics(made))):
+        texts |= {} if more.empty else {f"{name}-{kind}.csv": to_csv(more)}
+    return Report(texts, {file: chart for drawn in charts.values() for file, chart in drawn.items()})
+
+
+def render(records: Iterable[Any], name: str, expected: Iterable[Mapping[str, Any]] | None = None,
+           **options: Any) -> dict[str, str]:  # fmt: skip
+    """The tables of `report` alone."""
+    return report(records, name, expected, **options).tables
 
 
 def headline(records: Iterable[Any], methods: Sequence[str] = (), tasks: Sequence[str] = ()) -> str:

@@ -13,6 +13,7 @@ from mann.neural import Neural
 from mann.ntm import NTM
 from mann.sam import SAM
 from mann.sdnc import SDNC
+from mann.states import fork, map_state
 
 __all__ = ["DNC", "HCAM", "LRUA", "MANN", "NTM", "SAM", "SDNC", "APLMemory", "AttentionMemory", "Delta", "Hopfield",
-           "KaiserMemory", "Neural", "unroll"]  # fmt: skip
+           "KaiserMemory", "Neural", "fork", "map_state", "unroll"]  # fmt: skip

@@ -32,10 +32,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.api import Addresses, BenchError, Examples, Learner, Task, TrainedMethod, method, option
+from bench.api import Addresses, BenchError, Examples, Learner, Task, TrainedMethod, loadable, method, option
 from mann.encoders import Encoder, EncoderName, make_encoder, unsuited_encoder
 from mann.kaiser import not_of_classes
-from mann.learner import shared_fields
+from mann.learner import refuse_below_one, shared_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,7 @@ class APLOptions:
     neighbours: int = option(5, "k: stored embeddings that the decoder sees")
 
 
+@loadable
 class APLState(NamedTuple):
     """What is stored.
 
@@ -246,6 +247,7 @@ class APL(APLOptions, TrainedMethod):
     def check(self) -> None:
         """Refuse sizes that do not fit; see `TrainedMethod.check`."""
         super().check()
+        refuse_below_one(self, "encoder_size")
         if min(self.size, self.heads, self.label_width) < 1 or self.size % self.heads or self.sigma < 0:
             raise BenchError(
                 f"apl needs a size that is a multiple of heads, a label_width of at least 1 and no negative sigma, "

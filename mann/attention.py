@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.api import Addresses, BenchError, Memory, Task, method, option, part
+from bench.api import Addresses, BenchError, Memory, Task, loadable, method, option, part
 from mann.learner import MemoryMethod, shared_fields
 
 
@@ -53,7 +53,7 @@ class AttentionMemory(Memory[AttentionState]):
     At most 1 / threshold slots count as read in a step; where several are equally old, the first is overwritten.
 
     Raises:
-        BenchError: a size below one, or a width that is no multiple of heads.
+        BenchError: a size below one, a width that is no multiple of heads, or a negative threshold.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -64,6 +64,8 @@ class AttentionMemory(Memory[AttentionState]):
                 f"attention needs sizes of at least 1 and a width that is a multiple of heads, "
                 f"not slots={o.slots}, width={o.width}, heads={o.heads}"
             )
+        if o.threshold < 0:
+            raise BenchError(f"attention needs a threshold of at least 0, not {o.threshold:g}")
         self.read_size = o.width
         self.interface_size = 3 * o.width
 
@@ -119,6 +121,7 @@ class AttentionMemory(Memory[AttentionState]):
         return vector.reshape(len(vector), self.options.heads, -1)
 
 
+@loadable
 class MANNState(NamedTuple):
     """What `MANN` carries from step to step, first dimension the batch.
 
@@ -239,11 +242,6 @@ def _check_recurrent(encoder: nn.RNNBase, size: int) -> None:
 )
 class MannAttention(AttentionOptions, MemoryMethod):
     """Softmax attention over a memory that overwrites its least recently used slot, behind any controller."""
-
-    def check(self) -> None:
-        """Refuse also what the memory refuses."""
-        super().check()
-        AttentionMemory(**shared_fields(self, AttentionOptions))
 
     def memory(self, task: Task) -> AttentionMemory:
         """A fresh attention memory."""

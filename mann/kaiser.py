@@ -34,9 +34,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.api import Addresses, BenchError, Episode, Examples, Learner, Task, TrainedMethod, method, option
+from bench.api import Addresses, BenchError, Episode, Examples, Learner, Task, TrainedMethod, loadable, method, option
 from mann.encoders import Encoder, EncoderName, make_encoder, unsuited_encoder
-from mann.learner import shared_fields
+from mann.learner import refuse_below_one, shared_fields
 
 FLOOR = 1e-6
 """Probability of a class that no neighbour has; small beside any vote, and its logarithm is finite."""
@@ -53,6 +53,7 @@ class KaiserOptions:
     age_noise: float = option(8.0, "largest random number added to an age where the oldest slot is sought")
 
 
+@loadable
 class KaiserState(NamedTuple):
     """What is stored.
 
@@ -251,6 +252,7 @@ class Kaiser(KaiserOptions, TrainedMethod):
     def check(self) -> None:
         """Refuse sizes that do not fit; see `TrainedMethod.check`."""
         super().check()
+        refuse_below_one(self, "encoder_size")
         if self.neighbours < 1 or self.inverse_temperature <= 0 or self.margin < 0:
             raise BenchError(
                 f"kaiser needs neighbours of at least 1, inverse_temperature above 0 and no negative margin, "

@@ -77,7 +77,7 @@ class LRUA(Memory[LRUAState]):
     where the controller gives them (heads, before σ). What is read is [batch, heads · width].
 
     Raises:
-        BenchError: more heads than slots, or a size below one.
+        BenchError: more heads than slots, a size below one, or a decay outside of 0 to 1.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -85,6 +85,8 @@ class LRUA(Memory[LRUAState]):
         self.options = o = LRUAOptions(**options)
         if min(o.slots, o.width, o.heads) < 1 or o.heads > o.slots:
             raise BenchError(f"LRUA needs 1 <= heads <= slots and width >= 1, not {o.heads}, {o.slots} and {o.width}")
+        if not 0 <= o.decay <= 1:
+            raise BenchError(f"LRUA needs 0 <= decay <= 1, not {o.decay:g}")
         vectors = 2 if o.write_value == "separate" else 1
         self.read_size = o.heads * o.width
         self.sizes = (vectors * self.read_size, o.heads if o.gate == "controller" else 0)
@@ -172,11 +174,6 @@ class Mann(LRUAOptions, MemoryMethod):
 
     Deviation: the recipe is Adam at 1e-3; the paper's own is `optimizer=rmsprop lr=1e-4`.
     """
-
-    def check(self) -> None:
-        """Refuse also what the memory refuses."""
-        super().check()
-        LRUA(**shared_fields(self, LRUAOptions))
 
     def memory(self, task: Task) -> LRUA:
         """A fresh LRUA memory."""

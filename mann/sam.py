@@ -56,6 +56,7 @@ from mann.index import (
     cosine,
     equal_pairs,
     least_recent,
+    nearest,
     new_ring,
     poke,
     ring_order,
@@ -326,7 +327,7 @@ class SAM(Memory[SAMState]):
         """The k slots nearest to each query, [batch, reads, k], and which were found; None: all."""
         if self.lsh is not None:
             return self.lsh.nearest(state.table, query, state.memory, self.options.k)
-        return cosine(query, state.memory).topk(self.options.k, 2).indices, None
+        return nearest(query, state.memory, self.options.k), None
 
     @part("usage")
     @torch.no_grad()

@@ -11,9 +11,11 @@ pytest.importorskip("triton")
 from bench import registry
 from bench.api import BenchError
 from mann import LRUA, NTM, unroll
-from mann.kernels import triton_checks, triton_content, triton_learner, triton_write
+from mann.kernels import cuda_scans, triton_checks, triton_content, triton_learner, triton_write
+from mann.kernels import registry as scans
 from mann.kernels.triton_lrua import lrua_scan
 from mann.kernels.triton_ntm import ntm_scan
+from mann.learner import reference
 
 NAMES = [name for name, _ in triton_checks.subjects(triton_checks.ODD, triton_checks.seeded())]
 
@@ -114,38 +116,53 @@ def test_the_state_that_is_given_is_left_alone():
 
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("mann", {}), ("mann", {"feed_read": False}), ("mann-ff", {"feed_read": False}), ("ntm", {}),
-     ("ntm", {"start": "learned"})],
-)  # fmt: skip
+    [("mann", {}), ("mann", {"feed_read": False}), ("ntm", {}), ("ntm", {"start": "learned", "feed_read": False})],
+)
 def test_a_learner_is_the_same_by_scan(method, options):
     task = registry.TASKS.entries["glyphs-online"](way=2, length=4, size=8)
-    sizes = {"slots": 6, "width": 3, "controller_size": 5} | ({"heads": 2} if method != "ntm" else {})
+    sizes = {"slots": 6, "width": 3, "controller_size": 5} | ({"heads": 2} if method == "mann" else {})
     torch.manual_seed(0)
     learner = registry.METHODS.entries[method](**sizes, **options).build(task).double()
-    assert triton_learner.unsuited(learner, torch.device("cpu")) is None
-    x, label = torch.rand(2, 4, 64, dtype=torch.float64), torch.rand(2, 4, 2, dtype=torch.float64)
-    state = learner.initial_state(2, x)
-    results = [run(x, label, state) for run in (learner.run, lambda *a: triton_learner.run(learner, *a))]
-    (expected, after), (found, then) = results
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(tuple(then.memory), tuple(after.memory))
-    torch.testing.assert_close(then.read, after.read)
-    wanted = [p for p in learner.parameters() if p.requires_grad]
-    grads = [torch.autograd.grad(y.square().sum(), wanted, allow_unused=True) for y in (expected, found)]
+    projected = torch.randn(2, 4, 20, dtype=torch.float64)
+    state = learner.initial_state(2, projected)
+    results = [run(learner, projected, state) for run in (reference, triton_learner.scan)]
+    wanted = [p for name, p in learner.named_parameters() if "input" not in name and "output" not in name]
+    for a, b in zip(*([*r[:2], r[2].read, *r[2].controller, *r[2].memory] for r in results), strict=True):
+        torch.testing.assert_close(a, b)
+    grads = [torch.autograd.grad(sum(y.square().sum() for y in r[:2]), wanted) for r in results]
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b)
 
 
-def test_what_has_no_scan_is_refused():
+def test_the_registry_gives_a_learner_the_scan_after_holding_it_against_the_reference(monkeypatch):
+    """As on a GPU, but for the name of the device."""
     task = registry.TASKS.entries["glyphs-online"](way=2, length=4, size=8)
-    for method, options, says in (
-        ("mann-ff", {}, "LSTM where the controller sees reads"),
-        ("dnc", {}, "LRUA and NTM, not DNC"),
-        ("mann", {"ablate": "zero"}, "LRUA and NTM"),
-        ("mann", {"slots": 1024}, "16384 cells at most"),
-    ):
-        learner = registry.METHODS.entries[method](**options).build(task)
-        assert says in (triton_learner.unsuited(learner, torch.device("cpu")) or "")
+    learner = registry.METHODS.entries["ntm"](slots=6, width=3, controller_size=5).build(task)
+    found = scans.SCANS["cuda", NTM, type(learner.controller)]
+    monkeypatch.setitem(scans.SCANS, ("cpu", NTM, type(learner.controller)), found)
+    before = torch.random.get_rng_state()
+    learner.use("fused")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    x, label = torch.rand(2, 4, 64), torch.rand(2, 4, 2)
+    by_scan, _ = learner.run(x, label, learner.initial_state(2, x))
+    assert learner.ran == {"fused"}
+    learner.use("reference")
+    torch.testing.assert_close(by_scan, learner.run(x, label, learner.initial_state(2, x))[0])
+
+
+def test_a_scan_that_is_wrong_here_is_not_used(monkeypatch):
+    task = registry.TASKS.entries["glyphs-online"](way=2, length=4, size=8)
+    learner = registry.METHODS.entries["ntm"](slots=7, width=3, controller_size=5).build(task)
+    good = triton_checks.triton_ntm.ntm_controlled
+
+    def wrong(*given):
+        out, state = good(*given)
+        return out._replace(reads=1.01 * out.reads), state
+
+    monkeypatch.setattr(triton_checks.triton_ntm, "ntm_controlled", wrong)
+    assert "disagrees with the reference on this device" in cuda_scans.unsuited(learner)
+    learner = registry.METHODS.entries["mann"](slots=1024).build(task)
+    assert "16384 cells at most" in cuda_scans.unsuited(learner)
 
 
 def test_bad_input_is_refused_in_a_sentence():

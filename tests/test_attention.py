@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import math
 from typing import Any
 
@@ -259,3 +260,14 @@ def test_sizes_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
 def test_a_memory_of_odd_sizes_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(BenchError, match="multiple of heads"):
         AttentionMemory(**wrong)
+
+
+def test_the_state_of_a_whole_network_survives_a_file() -> None:
+    model = MANN(input_size=3, memory_size=4, hidden_size=2, encoder=nn.LSTM(3, 2, batch_first=True))
+    _, state = model(torch.randn(2, 5, 3), return_state=True)
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    again = torch.load(file, weights_only=True)
+    x = torch.randn(2, 3)
+    torch.testing.assert_close(model(x, again)[0], model(x, state)[0])

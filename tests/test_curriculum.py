@@ -115,6 +115,19 @@ def test_classes_grow_to_way() -> None:
     assert task.curriculum(0).n_out == task.n_out == 25
 
 
+def test_one_hot_labels_are_as_wide_as_at_the_end() -> None:
+    task = Drawings(way=4, start_way=2, way_every=10)
+    task.check()
+    shown = [sorted(set(row)) for row in task.curriculum(0).sample("train", 40, generator("wide")).query.y.tolist()]
+    assert all(len(labels) <= 2 and max(labels) < 4 for labels in shown)
+    pairs = {tuple(labels) for labels in shown if len(labels) == 2}
+    assert len(pairs) == 6, "two of four labels, drawn anew for each episode"
+    assert task.encode(task.curriculum(0).sample("train", 1, generator("wide")).query.y).shape == (1, 20, 4)
+    grown, plain = (t.sample("train", 2, generator("end")).query for t in (task.curriculum(20), Drawings(way=4)))
+    assert torch.equal(grown.x, plain.x)
+    assert torch.equal(grown.y, plain.y)
+
+
 def test_a_start_above_way_is_way() -> None:
     task = Drawings(way=3, labels="string", start_way=5, way_every=1)
     task.check()
@@ -124,7 +137,7 @@ def test_a_start_above_way_is_way() -> None:
 
 def test_what_is_late_changes_no_identity() -> None:
     for cls in (OmniglotOnline, GlyphsOnline):
-        new = {"persistent", "start_way", "way_every"}
+        new = {"persistent", "start_way", "way_every", "among"}
         assert not new & {*as_dict(cls()), *cls().setting()}
     task = OmniglotOnline(labels="string", start_way=15, persistent=2)
     assert as_dict(task)["start_way"] == 15
@@ -133,7 +146,8 @@ def test_what_is_late_changes_no_identity() -> None:
 
 
 REFUSED = [
-    ("start_way=3", "one-hot labels would grow wider"),
+    ("way=5,among=4", "at least as many as way"),
+    ("labels=string,among=9", "among counts one-hot labels"),
     ("start_way=-1,labels=string", "start_way must be 0"),
     ("way_every=0", "way_every must be at least 1"),
     ("persistent=0", "persistent must be at least 1"),

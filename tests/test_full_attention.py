@@ -20,6 +20,7 @@ from mann.transformer import Block, sinusoids
 
 POSITIONS = ("sinusoidal", "learned", "none")
 every_position = pytest.mark.parametrize("positions", POSITIONS)
+every_window = pytest.mark.parametrize("window", [1, 2, 4])
 
 
 def learner(**options: Any) -> FullAttentionLearner:
@@ -68,9 +69,10 @@ def test_sinusoids_are_the_paper_s(size: int) -> None:
 
 
 @every_position
+@every_window
 @pytest.mark.parametrize("cuts", [[1] * 7, [3, 1, 2, 1], [6, 1]])
-def test_steps_with_a_cache_are_the_parallel_pass(positions: str, cuts: list[int]) -> None:
-    model, (x, y) = learner(positions=positions), sequence(7)
+def test_steps_with_a_cache_are_the_parallel_pass(positions: str, window: int, cuts: list[int]) -> None:
+    model, (x, y) = learner(positions=positions, window=window), sequence(7)
     label = previous(model.encode_labels(y).double())
     whole, last = model.run(x, label, model.initial_state(2, x))
     state, parts = model.initial_state(2, x), []
@@ -78,25 +80,35 @@ def test_steps_with_a_cache_are_the_parallel_pass(positions: str, cuts: list[int
         out, state = model.run(part_x, part_label, state)
         parts.append(out)
     torch.testing.assert_close(torch.cat(parts, 1), whole)
-    for one, other in zip(state, last, strict=True):
-        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(state, last)
+
+
+def test_a_token_holds_the_steps_before() -> None:
+    model, (x, _) = learner(window=3), sequence(4)
+    model.input = torch.nn.Identity()  # type: ignore[assignment]
+    tokens = model._tokens(torch.cat((model.initial_state(2, x).tail, model._inputs(x, torch.ones(2, 4, 3))), 1))
+    steps = torch.cat((torch.zeros(2, 2, tokens.shape[2] // 3), model._inputs(x, torch.ones(2, 4, 3))), 1)
+    for t in range(4):
+        assert torch.equal(tokens[:, t], steps[:, t : t + 3].flatten(1)), "the oldest first"
 
 
 def test_a_cache_grows_by_one_key_a_step_and_leaves_the_given_one() -> None:
     model, (x, _) = learner(), sequence(4)
     state = model.initial_state(2, x)
     for t in range(4):
-        before = [part.clone() for cache in state for part in cache]
+        before = [part.clone() for cache in state.caches for part in cache]
         _, after = model.run(x[:, t : t + 1], torch.zeros(2, 1, 3).double(), state)
-        assert all(torch.equal(a, b) for a, b in zip(before, (part for cache in state for part in cache), strict=True))
+        left = (part for cache in state.caches for part in cache)
+        assert all(torch.equal(a, b) for a, b in zip(before, left, strict=True))
         state = after
-        assert {part.shape for cache in state for part in cache} == {(2, 3, t + 1, 4)}
+        assert {part.shape for cache in state.caches for part in cache} == {(2, 3, t + 1, 4)}
 
 
 @every_position
+@every_window
 @pytest.mark.parametrize("shown", [0, 1, 5])
-def test_queries_that_share_a_cache_are_queries_with_a_copy_each(positions: str, shown: int) -> None:
-    model, support, query = learner(positions=positions), sequence(shown), sequence(4, seed=1)
+def test_queries_that_share_a_cache_are_queries_with_a_copy_each(positions: str, window: int, shown: int) -> None:
+    model, support, query = learner(positions=positions, window=window), sequence(shown), sequence(4, seed=1)
     torch.testing.assert_close(model(support, query.x), SequenceLearner.forward(model, support, query.x))
 
 
@@ -123,10 +135,14 @@ def test_an_episode_longer_than_learned_positions_is_refused() -> None:
         model(sequence(5), sequence(1).x)
 
 
-@pytest.mark.parametrize("wrong", [{"heads": 5}, {"layers": 0}, {"size": 0}, {"heads": 0}, {"longest": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"heads": 5}, {"layers": 0}, {"size": 0}, {"heads": 0}, {"longest": 0}, {"window": 0}]
+)
 def test_sizes_that_do_not_fit_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(BenchError, match="full attention needs"):
         learner(**wrong)
+    with pytest.raises(BenchError, match="full attention needs"):
+        FullAttention(**wrong).check()  # type: ignore[arg-type]
 
 
 def test_the_learning_rate_warms_up_and_then_halves() -> None:

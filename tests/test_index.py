@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bench.api import BenchError
-from mann.index import LSH, Log, blank, cosine, least_recent, new_ring, poke, ring_order, take, touch, undo
+from mann.index import LSH, Log, blank, cosine, least_recent, nearest, new_ring, poke, ring_order, take, touch, undo
 
 
 @settings(max_examples=60, deadline=None)
@@ -196,3 +196,13 @@ def test_a_size_below_one_is_refused() -> None:
         LSH(40, 5, tables=0)
     with pytest.raises(BenchError, match="buckets"):
         LSH(2**27, 5)
+
+
+@pytest.mark.parametrize("k", [1, 3, 9])
+@pytest.mark.parametrize("slots", [9, 14, 20])
+def test_nearest_by_parts_is_nearest_of_all(slots: int, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, rows = torch.randn(2, 3, 5).double(), torch.randn(2, slots, 5).double()
+    whole = nearest(keys, rows, k)
+    monkeypatch.setattr("mann.index.PART", 4)
+    assert torch.equal(nearest(keys, rows, k), whole)
+    assert torch.equal(whole, cosine(keys, rows).topk(k, 2).indices)

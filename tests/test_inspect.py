@@ -158,6 +158,20 @@ def test_a_checkpoint_that_is_gone_is_made_again_elsewhere(
     assert bench(capsys, "inspect", record.id, "--results", "again").code == 0
 
 
+def test_a_checkpoint_that_is_gone_is_trained_again(
+    record: records.Record, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bench(capsys, "inspect", record.id, "--out", "first").code == 0
+    (checkpoints.folder(Path("results"), record.id) / "final.pt").unlink()
+    assert bench(capsys, "inspect", record.id, "--again", "--out", "second").code == 0
+    first, second = (Path(folder, "episode0-weights.csv").read_bytes() for folder in ("first", "second"))
+    assert first == second, "the same seed gives the same memory"
+    monkeypatch.setattr("bench.running.executor.execute", lambda *_: pytest.fail("it is trained once"))
+    assert bench(capsys, "inspect", record.id, "--again").code == 0
+    assert len(records.load(Path("results")).records) == 1, "the store has its record as before"
+    refused(bench(capsys, "inspect", "-m", "mann", "-t", "glyphs-online", "--again"), "give the id of a record")
+
+
 def test_a_checkpoint_that_is_not_its_own_is_refused(
     record: records.Record, capsys: pytest.CaptureFixture[str]
 ) -> None:

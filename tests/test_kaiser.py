@@ -135,7 +135,7 @@ def test_the_state_is_left_as_it_was_and_survives_a_file() -> None:
     before = [part.clone() for part in state]
     memory.write(keys[:, 0], values[:, 1], state)
     file = io.BytesIO()
-    torch.save(tuple(state), file)
+    torch.save(state, file)
     file.seek(0)
     for other in (before, torch.load(file, weights_only=True)):
         assert all(torch.equal(a, b) for a, b in zip(state, other, strict=True))

@@ -12,7 +12,7 @@ from test_contract import own, small
 from torch import Tensor
 
 from bench import registry
-from bench.api import Memory, Task, generator
+from bench.api import BenchError, Memory, Task, generator
 from bench.tasks.glyphs import GlyphsOnline
 from mann.ablations import ABLATIONS
 from mann.controllers import CONTROLLERS
@@ -25,9 +25,12 @@ MADE = {name: cls for name, cls in own(registry.METHODS).items() if issubclass(c
 ALL = pytest.mark.parametrize("name", MADE)
 
 
+def fields_of(name: str) -> set[str]:
+    return {f.name for f in dataclasses.fields(MADE[name])}
+
+
 def config(name: str, **more: Any) -> MemoryMethod:
-    names = {f.name for f in dataclasses.fields(MADE[name])}
-    made = MADE[name](**{key: value for key, value in (SIZES | more).items() if key in names})
+    made = MADE[name](**{key: value for key, value in (SIZES | more).items() if key in fields_of(name)})
     made.check()
     return made
 
@@ -89,10 +92,10 @@ def test_a_state_can_be_kept_and_taken_up_again(name: str) -> None:
         whole, _ = unroll(memory, x)
         _, state = unroll(memory, x[:, :4])
         file = io.BytesIO()
-        torch.save([*tensors(state)], file)
+        torch.save(state, file)
         file.seek(0)
-        kept = iter(torch.load(file, weights_only=True))
-        again = map_state(lambda tensor: next(kept), state)
+        again = torch.load(file, weights_only=True)
+        assert type(again) is type(state)
         torch.testing.assert_close(unroll(memory, x[:, 4:], again)[0], whole[:, 4:])
 
 
@@ -152,6 +155,38 @@ def test_addresses_are_weights(name: str) -> None:
         assert (found.read.sum(2) <= 1 + 1e-6).all()
         assert found.usage is None or found.usage.shape == found.write[:, 0].shape
         assert all(gate.shape == (2,) for gate in found.gates.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        (name, {size: 0})
+        for name in MADE
+        for size in ("slots", "width", "heads", "reads", "k")
+        if size in fields_of(name)
+    ]
+    + [
+        ("mann", {"heads": 9, "slots": 8}),
+        ("mann", {"decay": 1.5}),
+        ("ntm", {"reads": 9, "slots": 8}),
+        ("ntm", {"slots": 2}),
+        ("dnc", {"reads": 9, "slots": 8}),
+        ("sam", {"k": 9, "slots": 8}),
+        ("sdnc", {"links": 9, "slots": 8}),
+        ("mann-attention", {"width": 7, "heads": 2}),
+        ("mann-attention", {"threshold": -0.1}),
+        ("hcam", {"width": 7, "heads": 2}),
+        ("hcam", {"near": 99}),
+        ("hopfield", {"beta": 0.0}),
+        ("neural-memory", {"ceiling": 0.0}),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_before_anything_runs(name: str, settings: dict[str, Any]) -> None:
+    random = torch.get_rng_state()
+    MADE[name]().check()
+    with pytest.raises(BenchError, match=r"needs|shifts by|is a multiple"):
+        MADE[name](**settings).check()
+    assert torch.equal(torch.get_rng_state(), random), "a check draws nothing"
 
 
 @ALL

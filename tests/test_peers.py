@@ -1,19 +1,21 @@
 """Our memories against implementations that nobody here wrote, each run by a Python of its own.
 
 `BENCH_PEER_PYTHON` names a Python that has torch, numpy and the registry's `dnc==1.1.0` (without its dependency
-flann, which its DNC does not use).
+flann, which its DNC does not use). With `BENCH_RECORDS=results` the outcome becomes a record there.
 """
 
 from __future__ import annotations
 
 import os
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from bench import benchmarks, environment
 from mann.dnc import DNC, DNCState
 
 pytestmark = pytest.mark.long
@@ -21,6 +23,7 @@ pytestmark = pytest.mark.long
 SLOTS, WIDTH, READS, BATCH, STEPS, HIDDEN = 16, 8, 3, 4, 20, 10
 PEER = """
 import sys
+from importlib.metadata import version
 import torch
 from dnc.memory import Memory
 
@@ -45,7 +48,7 @@ torch.save({
     "links": state["link_matrix"].squeeze(1).detach(), "precedence": state["precedence"].detach(),
     "read": state["read_weights"].detach(), "written": state["write_weights"].detach(),
     "gradient of hidden": hidden.grad, "gradient of weight": memory.interface_weights.weight.grad,
-    "gradient of bias": memory.interface_weights.bias.grad,
+    "gradient of bias": memory.interface_weights.bias.grad, "version": version("dnc"),
 }, sys.argv[2])
 """
 
@@ -118,6 +121,7 @@ def test_dnc_equals_the_package_dnc(tmp_path: Path, capsys: pytest.CaptureFixtur
     done = subprocess.run([python, "-I", "-c", PEER, *files], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     theirs = torch.load(files[1])
+    package = theirs.pop("version")
 
     reads, state = [], start
     for step in hidden:
@@ -130,8 +134,25 @@ def test_dnc_equals_the_package_dnc(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert ours.keys() == theirs.keys()
     differences = {key: float((ours[key].detach() - theirs[key]).abs().max()) for key in theirs}
     with capsys.disabled():
-        print("\nlargest differences from dnc 1.1.0:", {key: f"{value:.1e}" for key, value in differences.items()})
-    for key, value in theirs.items():
-        scale = float(value.abs().max())
+        print(f"\nlargest differences from dnc {package}:", {key: f"{value:.1e}" for key, value in differences.items()})
+    scales = {key: float(value.abs().max()) for key, value in theirs.items()}
+    for key, scale in scales.items():
         assert differences[key] < 1e-5 * max(scale, 1), key
         assert scale > 0.01, f"{key} is too small to compare"
+    if "BENCH_RECORDS" in os.environ:
+        keep(differences, scales, package)
+
+
+def keep(differences: dict[str, float], scales: dict[str, float], package: str) -> None:
+    """Write the outcome as a benchmark record, where the test is told to."""
+    group = f"DNC beside the package dnc {package}: {STEPS} steps from one state, float64"
+    entries = [
+        benchmarks.measured(group, key, [value], "largest difference", extra={"largest value": scales[key]})
+        for key, value in differences.items()
+    ]
+    env = environment.describe("cpu", torch.get_num_threads()) | {"precision": "float64"}
+    env["dirty"] = env["dirty"] or environment.uncommitted("tests/test_peers.py")
+    made = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    note = "What is left: 1e-6 is added to |k||m| and to usage there, to squared lengths here. See tests/test_peers.py."
+    record = benchmarks.record("peer-dnc", entries, env, made, {"dnc": package}, [note])
+    print("wrote", benchmarks.write(Path(os.environ["BENCH_RECORDS"]), record))

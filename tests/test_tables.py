@@ -14,8 +14,9 @@ from scipy import stats
 from synthetic import by_instance, by_step, evaluation, record, scored, showcase, spec
 
 from bench import frames, tables
-from bench.markdown import ceiling, guessing, number
+from bench.cells import number
 from bench.records import Record
+from bench.references import ceiling, guessing
 from bench.tables import episode_half_width, frame, render, summary, t_half_width
 from bench.tasks.sinusoid import Sinusoid
 
@@ -146,7 +147,7 @@ def test_diverged_records_count_and_do_not_average() -> None:
     assert (row["n_seeds"], row["diverged"]) == (2, "2")
     text = render(records, "t")["t.md"]
     assert "2 cells recorded, 0 missing, 1 diverged." in text
-    assert "Diverged: protonet seed 2." in text
+    assert "Diverged: seed 2 of protonet." in text
 
 
 def test_only_diverged_records_still_make_a_table() -> None:
@@ -180,7 +181,7 @@ def test_seeds_that_diverged_late_count_where_they_have_scores() -> None:
     assert set(table["diverged"]) == {"2"}
     text = " ".join(render([*whole, lost], "t")["t.md"].split())
     assert "1.00 ± 2.17 (3 seeds)" in text
-    assert "Diverged: maml seed 2." in text
+    assert "Diverged: seed 2 of maml." in text
 
 
 def test_missing_cells_are_counted() -> None:
@@ -188,7 +189,7 @@ def test_missing_cells_are_counted() -> None:
     expected = [spec("protonet", "omniglot", seed, fields={}) for seed in range(4)]
     text = render(records, "t", expected)["t.md"]
     assert "2 cells recorded, 2 missing, 0 diverged." in text
-    assert "Missing: protonet seed 2, 3." in text
+    assert "Missing: seeds 2, 3 of protonet." in text
 
 
 def test_records_outside_the_suite_are_left_out() -> None:
@@ -199,11 +200,13 @@ def test_records_outside_the_suite_are_left_out() -> None:
 def test_unequal_seeds_are_told() -> None:
     records = [*protonets([0.9, 0.94, 0.92]), scored(spec("chance", "omniglot", 1), 0.2)]
     text = render(records, "t")["t.md"]
-    assert "Seeds differ (0, 1, 2 in all): chance 1." in text
+    assert "Seeds differ (seeds 0–2 in all): only seed 1 of chance." in text
     assert "Seeds differ" not in render(protonets([0.9, 0.94]), "t")["t.md"]
     expected = [*(r["spec"] for r in records), spec("mann", "omniglot", fields={})]
     text = render(records, "t", expected)["t.md"]
-    assert "Missing: mann seed 0. Seeds differ (0, 1, 2 in all): chance 1." in text, "mann has no seeds to differ"
+    assert "Missing: seed 0 of mann. Seeds differ (seeds 0–2 in all): only seed 1 of chance." in text, (
+        "mann has no seeds to differ"
+    )
 
 
 def test_dirty_records_are_left_out_unless_asked() -> None:

@@ -106,7 +106,8 @@ class OnlineImages(Task):
 
     With `start_way` training starts with so many classes and has one more every `way_every` steps, up to `way` (the
     paper's curriculum, figure 4: from 15, one more every 10,000 episodes, which are steps here as its 100,000 in all
-    are). A length of 0 grows with the classes, and so do the time and memory of a step.
+    are). A length of 0 grows with the classes, and so do the time and memory of a step. One-hot labels are as wide at
+    first as at the end: an episode's classes take theirs at random `among` so many.
     """
 
     online: ClassVar[bool] = True
@@ -124,6 +125,7 @@ class OnlineImages(Task):
     persistent: int = option(1, "episodes in a row that a sequence is made of; memory passes from each on", late=True)
     start_way: int = option(0, "classes at the first training step; 0: as way throughout", training=True, late=True)
     way_every: int = option(10000, "training steps after which there is one class more", training=True, late=True)
+    among: int = option(0, "one-hot labels that an episode's classes take theirs from; 0: as many as way", late=True)
 
     def images(self, split: Split) -> Images:
         """The drawings of a split; called for every batch, so it must be cheap."""
@@ -146,12 +148,14 @@ class OnlineImages(Task):
     @property
     def n_out(self) -> int:
         """One logit a class, or one for each letter in each place of a string."""
-        return self.way if self.labels == "onehot" else LETTERS * LETTERS
+        return self.among or self.way if self.labels == "onehot" else LETTERS * LETTERS
 
     def curriculum(self, step: int) -> OnlineImages:
         """As many classes as a training step has."""
+        if not self.start_way:
+            return self
         way = min(self.start_way + step // self.way_every, self.way)
-        return replace(self, way=way) if self.start_way else self
+        return replace(self, way=way, among=self.n_out if self.labels == "onehot" else 0)
 
     def check(self) -> None:
         """Refuse what the classes and drawings cannot give."""
@@ -167,13 +171,15 @@ class OnlineImages(Task):
             raise BenchError(f"{self.name}: a balanced length must be a multiple of way {self.way}, not {self.steps}")
         if self.rotation < 0 or self.shift < 0:
             raise BenchError(f"{self.name}: rotation {self.rotation} and shift {self.shift} must not be negative")
-        if self.start_way < 0 or (self.start_way and self.labels != "string"):
+        if self.among and (self.among < self.way or self.labels != "onehot"):
             raise BenchError(
-                f"{self.name}: start_way must be 0, or with labels=string 1 or more, not {self.start_way} with "
-                f"labels={self.labels}: one-hot labels would grow wider in training"
+                f"{self.name}: among counts one-hot labels, at least as many as way: {self.among} does not fit "
+                f"way={self.way} and labels={self.labels}; leave it 0"
             )
+        if self.start_way < 0:
+            raise BenchError(f"{self.name}: start_way must be 0 (no curriculum), or 1 or more, not {self.start_way}")
         if 0 < self.start_way < self.way:
-            replace(self, way=self.start_way).check()
+            replace(self, way=self.start_way, start_way=0).check()
 
     def draw(self, split: Split, batch: int, rng: Generator) -> Draw:
         """Which drawings so many episodes show."""
@@ -188,6 +194,8 @@ class OnlineImages(Task):
         y = draw.label
         if self.labels == "string":
             y = _strings(episodes, self.way, rng)[np.arange(episodes)[:, None], y]
+        elif self.among > self.way:
+            y = distinct(rng, episodes, self.among, self.way)[np.arange(episodes)[:, None], y]
         in_a_row = (batch, self.persistent * self.steps)
         query = _examples(x.view(*in_a_row, *self.x_shape), y.reshape(*in_a_row, *y.shape[2:]))
         return Episode(Examples(query.x[:, :0], query.y[:, :0]), query)

@@ -1,37 +1,26 @@
-"""`MemoryLearner.run` by Triton's scans: one launch a sequence instead of some thirty a step.
+"""What `MemoryLearner` does with a sequence, by Triton's scans: one launch instead of some thirty a step.
 
 With an LSTM that sees what was read, the controller is in the scan. Where the controller does not see reads
-(`feed_read=False`), any controller runs first, over the whole sequence, and the memory follows in a scan of its own.
+(`feed_read=False`) it runs first, over the whole sequence, and the memory follows in a scan of its own.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from mann.controllers import LSTMController, LSTMState
-from mann.kernels.triton_support import missing, oversized
-from mann.learner import MemoryLearner, State
+from mann.controllers import LSTMState
 from mann.lrua import LRUA
-from mann.ntm import NTM
+from mann.states import map_state
+
+if TYPE_CHECKING:
+    from mann.learner import MemoryLearner, State
 
 
-def unsuited(learner: MemoryLearner, device: torch.device) -> str | None:
-    """Why the scans cannot run a learner on a device, in one sentence; None where they can."""
-    memory: Any = learner.memory
-    controller = learner.controller
-    if type(memory) not in (LRUA, NTM):
-        return f"the GPU scans have the memories LRUA and NTM, not {type(memory).__name__}; use backend=reference"
-    if learner.feed_read and type(controller) is not LSTMController:
-        name = type(controller).__name__
-        return f"the GPU scans have an LSTM where the controller sees reads, not {name}; use backend=reference"
-    return missing(device) or oversized(memory.options.slots, memory.options.width)
-
-
-def run(learner: MemoryLearner, x: Tensor, label: Tensor, state: State) -> tuple[Tensor, State]:
-    """`learner.run(x, label, state)`.
+def scan(learner: MemoryLearner, projected: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+    """`mann.learner.reference(learner, projected, state)` for LRUA or NTM behind an LSTM, at least one step.
 
     Raises:
         BenchError: no Triton or device, a dtype without a kernel, or a memory too large for one block.
@@ -40,23 +29,26 @@ def run(learner: MemoryLearner, x: Tensor, label: Tensor, state: State) -> tuple
     from mann.kernels.triton_ntm import ntm_controlled, ntm_scan
     from mann.kernels.triton_scan import Controller
 
-    scan: Any
+    alone: Any
     controlled: Any
-    scan, controlled = (lrua_scan, lrua_controlled) if isinstance(learner.memory, LRUA) else (ntm_scan, ntm_controlled)
-    projected = learner.controller.project(torch.cat((learner.encoder(x), label), -1))
+    alone, controlled = (lrua_scan, lrua_controlled) if isinstance(learner.memory, LRUA) else (ntm_scan, ntm_controlled)
     controller, read, memory = state
+    lstm: Any = learner.controller
     if learner.feed_read:
-        assert isinstance(learner.controller, LSTMController)
         linear = learner.interface
-        given = Controller(projected, learner.controller.recurrent, linear.weight, linear.bias, read, *controller)
+        given = Controller(projected, lstm.recurrent, linear.weight, linear.bias, read, *controller)
         out, memory = controlled(learner.memory, given, memory)
-        hidden, reads = out.hidden, out.reads
-        controller, read = LSTMState(hidden[:, -1], out.cell), reads[:, -1]
-    else:
-        steps = []
-        for step in projected.unbind(1):
-            h, controller = learner.controller(step, read, controller)
-            steps.append(h)
-        hidden = torch.stack(steps, 1)
-        reads, memory = scan(learner.memory, learner.interface(hidden), memory)
-    return learner.output(torch.cat((hidden, reads), -1)), State(controller, read, memory)
+        controller, read = LSTMState(out.hidden[:, -1], out.cell), out.reads[:, -1]
+        return out.hidden, out.reads, _as(projected, type(state)(controller, read, memory))
+    steps = []
+    for step in projected.unbind(1):
+        h, controller = lstm(step, read, controller)
+        steps.append(h)
+    hidden = torch.stack(steps, 1)
+    reads, memory = alone(learner.memory, learner.interface(hidden), memory)
+    return hidden, reads, _as(projected, type(state)(controller, read, memory))
+
+
+def _as(projected: Tensor, state: State) -> State:
+    """The state in the dtype that it came in: kernels keep it in float32 at least."""
+    return map_state(lambda tensor: tensor.to(projected.dtype), state)

@@ -37,6 +37,7 @@ def training_step(method: TrainedMethod, task: Task, plain: bool = False) -> Any
 @pytest.mark.parametrize("plain", [False, True], ids=["ours", "plain"])
 @pytest.mark.parametrize("way", [20, 60])
 def test_protonet(benchmark: Any, way: int, plain: bool) -> None:
+    benchmark.extra_info["reference"] = plain
     benchmark(training_step(ProtoNet(), Glyphs(way=way, query=5), plain))
 
 
@@ -75,4 +76,5 @@ def test_maml_conv4_one_task_at_a_time(benchmark: Any) -> None:
             adapted = [w - 0.4 * g for w, g in zip(weights, gradients, strict=True)]
             (F.cross_entropy(net(adapted, query.x[task]), query.y[task]) / 32).backward()
 
+    benchmark.extra_info["reference"] = True
     benchmark(step)

@@ -72,4 +72,5 @@ def test_beside_learn2learn(benchmark: Callable[..., Any]) -> None:
     task, batch = SETTINGS["5-way 5-shot 15-query × 16"]
     benchmark(task.sample, "train", batch, generator("benchmark"))
     ours = batch / benchmark.stats.stats.median  # type: ignore[attr-defined]
-    benchmark.extra_info.update(peer=peer, episodes_per_s=round(ours), ratio=round(ours / peer["episodes_per_s"], 1))  # type: ignore[attr-defined]
+    theirs, packages = round(peer["episodes_per_s"]), {"learn2learn": peer["version"]}
+    benchmark.extra_info.update(packages=packages, episodes_per_s=round(ours), learn2learn_episodes_per_s=theirs)  # type: ignore[attr-defined]

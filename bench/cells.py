@@ -1,0 +1,124 @@
+"""Cells of Markdown tables: numbers, intervals, costs, seeds and text as people read them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from itertools import groupby
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+
+from bench.frames import PERCENT
+
+NONE = "—"
+PAPERS = "± over episodes, as papers print it"
+WORDS = {"accuracy": "accuracy, %", "error": "error, %", "mse": "mean squared error"}
+
+
+def rows_of(table: pd.DataFrame) -> list[Any]:
+    """Rows with their cells as attributes."""
+    return [SimpleNamespace(**{str(k): v for k, v in row.items()}) for row in table.to_dict("records")]
+
+
+def number(value: float, metric: str, like: float | None = None) -> str:
+    """A score as tables print it: percent with two decimals, MSE with three digits (or the decimals of `like`)."""
+    if math.isnan(value):
+        return NONE
+    if metric in PERCENT:
+        return f"{value:.2f}"
+    scale = abs(value if like is None else like)
+    decimals = 2 if scale == 0 or not math.isfinite(scale) else max(0, 2 - math.floor(math.log10(scale)))
+    return f"{value:.{decimals}f}"
+
+
+def mean(row: Any) -> str:
+    """Mean ± half-width of a row of a summary."""
+    text = number(row.mean, row.metric)
+    return text if math.isnan(row.half_width) else f"{text} ± {number(row.half_width, row.metric, row.mean)}"
+
+
+def episodes(row: Any) -> str:
+    """The interval of the papers."""
+    return "" if math.isnan(row.episode_half_width) else f"± {number(row.episode_half_width, row.metric, row.mean)}"
+
+
+def published(value: float, ci95: float | None) -> str:
+    """A figure as printed in its source."""
+    if math.isnan(value):
+        return ""
+    return repr(float(value)) + ("" if ci95 is None or math.isnan(ci95) else f" ± {float(ci95)!r}")
+
+
+def source(citation: str, arxiv: str) -> str:
+    """Where a figure was printed."""
+    return f"{citation} (arXiv:{arxiv})" if arxiv else citation
+
+
+def solved(row: Any) -> dict[str, str]:
+    """How many seeds reached the task's threshold, and after how many steps: the median and the range."""
+    if not row.n_tried:
+        return {"solved": "", "steps to solve": ""}
+    steps = ""
+    if row.n_solved:
+        low, high = row.steps_to_solve_min, row.steps_to_solve_max
+        steps = f"{row.steps_to_solve:,.0f}" + (f" ({low:,.0f}–{high:,.0f})" if low < high else "")
+    return {"solved": f"{row.n_solved} of {row.n_tried}", "steps to solve": steps or NONE}
+
+
+def cost(row: Any) -> dict[str, str]:
+    """Size and time; wall time of a step only where the processor's is not known."""
+    wall = math.nan if row.cpu_ms_step > 0 else row.ms_step
+    return {
+        "parameters": count(row.params),
+        "CPU ms a step": milliseconds(row.cpu_ms_step),
+        "wall ms a step": milliseconds(wall),
+        "training time": duration(row.train_s),
+    }
+
+
+def count(value: float) -> str:
+    """A whole number with its thousands marked."""
+    return NONE if math.isnan(value) else f"{value:,.0f}"
+
+
+def milliseconds(value: float) -> str:
+    """Two digits at least; nothing where it was not measured."""
+    return "" if math.isnan(value) else f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours."""
+    if math.isnan(seconds) or seconds == 0:
+        return NONE
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} m {seconds:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} m"
+
+
+def seeds(numbers: Iterable[int]) -> str:
+    """ "seed 3", "seeds 0, 2" or "seeds 0–4, 7"."""
+    found = sorted(set(numbers))
+    parts: list[str] = []
+    for _, run in groupby(enumerate(found), lambda pair: pair[1] - pair[0]):
+        row = [value for _, value in run]
+        parts += [f"{row[0]}–{row[-1]}"] if len(row) > 2 else map(str, row)
+    return f"seed{'s' * (len(found) > 1)} {', '.join(parts)}"
+
+
+def table(rows: pd.DataFrame, left: Iterable[Any]) -> str:
+    """A Markdown table of text, without the columns that are empty; left: columns that are aligned so."""
+    rows = rows.where(rows.notna(), "")  # cells that no row of a method has
+    rows = rows[[c for c in rows if (rows[c] != "").any()]]
+    align = ["left" if c in left else "right" for c in rows]
+    shown = rows.map(safe).rename(columns=safe)
+    return shown.to_markdown(index=False, disable_numparse=True, colalign=align)
+
+
+def safe(text: str) -> str:
+    """Text that stays text in a Markdown table."""
+    plain = text if text.isprintable() else json.dumps(text)[1:-1]
+    return plain.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")

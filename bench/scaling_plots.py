@@ -1,0 +1,91 @@
+"""How time and memory grow, as pictures: both axes logarithmic, a panel a group of series in `bench.benchmarks`.
+
+Style and colours are those of `bench.plots`; the same records give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import files
+from bench.benchmarks import UNITS, Entry, along, groups, series, slope
+from bench.plots import COLOURS, DASHES, GREY, MARKERS, STYLE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PICTURE = Path("pictures") / "scaling.png"
+PANEL = (6.6, 5.4)
+"""Inches."""
+COLUMNS = 2
+LABELS = {"s": "time of a training step, ms", "bytes": "peak memory, MiB", "bytes a step": "memory kept a step, KiB"}
+
+
+def write(made: Sequence[dict[str, Any]], results: Path) -> Path | None:
+    """Write the picture of all series of some records, and return its path; None where there is no series.
+
+    Raises:
+        BenchError: the folder cannot be written.
+    """
+    panels = [(group, entries) for record in made for group, entries in groups(record).items() if along(entries)]
+    if not panels:
+        return None
+    files.replace(results / PICTURE, draw(panels))
+    return results / PICTURE
+
+
+def draw(panels: Sequence[tuple[str, list[Entry]]]) -> bytes:
+    """A PNG with a panel a group, its series with their slopes below it. A name looks the same in each panel."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(entry["name"] for _, entries in panels for entry in entries))
+    columns = min(COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    file = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.6), layout="constrained")
+        FigureCanvasAgg(figure)
+        figure.suptitle("How the cost of a training step grows", x=0.01, ha="left", fontsize=15, fontweight="bold")
+        for i, (group, entries) in enumerate(panels):
+            _panel(figure.add_subplot(rows, columns, i + 1), group, entries, names)
+        figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def _panel(axes: Axes, group: str, entries: list[Entry], names: Sequence[str]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    key = along(entries)
+    assert key is not None
+    unit = entries[0]["unit"]
+    shown, scale = UNITS.get(unit, (unit, 1.0))
+    ticks = sorted({entry["params"][key] for entry in entries})
+    for name, points in series(entries, key).items():
+        i = names.index(name)
+        x, y = [p["params"][key] for p in points], [scale * p["median"] for p in points]
+        value, half = slope(x, y)
+        label = name if math.isnan(value) else f"{name}: slope {value:.2f} ± {half:.2f}"
+        look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        axes.plot(x, y, ls=DASHES[i % len(DASHES)], label=label, **look)
+    low, high = (scale * pick(entry["median"] for entry in entries) for pick in (min, max))
+    axes.plot((ticks[0], ticks[-1]), (low, low * ticks[-1] / ticks[0]), color=GREY, lw=1, ls=":", label="slope 1")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_ylim(0.7 * low, 1.5 * high)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1,) if high > 30 * low else (1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xticks(ticks, [f"{tick // 1024} Ki" if tick >= 1024 else f"{tick}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel(f"{key} (Ki: 1,024)" if ticks[-1] >= 1024 else key)
+    axes.set_ylabel(LABELS.get(unit, shown))
+    title, _, sizes = group.partition(": ")
+    axes.set_title(title[:1].upper() + title[1:], pad=22)
+    axes.text(0, 1.025, sizes, transform=axes.transAxes, fontsize=9.5, color="0.3")
+    axes.legend(fontsize=9.5, handlelength=3.2, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
