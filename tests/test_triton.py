@@ -78,7 +78,9 @@ def test_constants_are_the_references():
 @needs_triton
 @pytest.mark.parametrize("capability", [80, 90])
 def test_every_kernel_compiles_for_devices_that_are_not_here(capability):
-    from mann.kernels.triton_resources import SHARED_LIMIT, paper
+    import triton
+
+    from mann.kernels.triton_resources import SHARED_LIMIT, paper, row
 
     found = paper(capability)
     assert {r.kernel for r in found} >= {
@@ -90,3 +92,17 @@ def test_every_kernel_compiles_for_devices_that_are_not_here(capability):
         assert r.registers * 32 * r.warps <= 65536, r
         if r.kernel.endswith("_forward") or r.kernel == "content_combine":
             assert r.spill_stores == r.spill_loads == 0, r
+    text = README.read_text()
+    if f"Compiled by Triton {triton.__version__}" in text:  # other versions compile otherwise
+        assert [row(r, capability) for r in found if row(r, capability) not in text] == []
+
+
+@needs_triton
+@pytest.mark.long
+@pytest.mark.parametrize("capability", [80, 90])
+def test_every_kernel_compiles_for_bfloat16(capability):
+    from mann.kernels.triton_resources import SHARED_LIMIT, paper
+
+    for r in paper(capability, torch.bfloat16):
+        assert r.shared <= SHARED_LIMIT[capability], r
+        assert r.spill_stores == r.spill_loads == 0 or r.kernel.endswith("_backward"), r

@@ -11,7 +11,6 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import torch
-import triton  # noqa: F401  what this module lacks is named to the user
 
 from mann.controllers import LSTMController
 from mann.kernels import triton_checks, triton_learner

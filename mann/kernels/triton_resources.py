@@ -123,12 +123,14 @@ def markdown() -> str:
         "| kernel | form | threads | device | registers | spilled, bytes | shared, bytes |",
         "|---|---|---|---|---|---|---|",
     ]
-    for capability in SHARED_LIMIT:
-        for r in paper(capability):
-            numbers = (r.registers, r.spill_stores + r.spill_loads, r.shared)
-            start = f"| `{r.kernel}` | {r.form} | {32 * r.warps} | sm_{capability} | "
-            lines.append(start + " | ".join(map(str, numbers)) + " |")
+    lines += [row(r, capability) for capability in SHARED_LIMIT for r in paper(capability)]
     return "\n".join(lines) + "\n"
+
+
+def row(r: Resources, capability: int) -> str:
+    """A kernel's row of the table."""
+    numbers = (r.registers, r.spill_stores + r.spill_loads, r.shared)
+    return f"| `{r.kernel}` | {r.form} | {32 * r.warps} | sm_{capability} | " + " | ".join(map(str, numbers)) + " |"
 
 
 if __name__ == "__main__":
