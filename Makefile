@@ -51,10 +51,11 @@ benchmark: $(VENV)/.dev ## measure speed and peak memory, with nothing else runn
 	$(BIN)/python -m bench.benchmarks .bench/benchmark.json results
 	$(BIN)/bench tables
 
-# Runs with the Python at hand, not with an environment of ours: a machine with a GPU has its own torch and Triton.
+# Runs with the Python at hand where there is no environment of ours: a machine with a GPU has its own torch and Triton.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+DEVICE ?= cuda
 gpu-check: ## check and measure the GPU kernels in nine minutes; DEVICE=cpu rehearses it
-	@PYTHONPATH="$(CURDIR)" "$(or $(GPU_PYTHON),$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)))" \
-		-m bench.gpu_check --device $(or $(DEVICE),cuda)
+	@PYTHONPATH="$(CURDIR)" "$(GPU_PYTHON)" -m bench.gpu_check --device $(DEVICE)
 
 tables: $(VENV)/.run ## write results/tables anew from the committed records
 	$(BIN)/bench tables
