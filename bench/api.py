@@ -1,7 +1,8 @@
-"""All that the author of a method, a task or a memory imports: seven concepts, one name each.
+"""All that the author of a method, a task, a memory or an op imports: few concepts, one name each.
 
 A **Task** draws **Episode**s and scores predictions. A **Method** is a frozen config that builds a **Learner** for a
-task. A **Memory** is a cell, state in and state out. Records, tables and the command line follow from these.
+task. A **Memory** is a cell, state in and state out. An **Op** is an operation of a memory, to be profiled. Records,
+tables and the command line follow from these.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from torch.nn import functional as F
 from bench import data, registry
 from bench.config import as_dict, canonical, override
 from bench.errors import BenchError, MissingData, Unsuited
-from bench.registry import method, option, task
+from bench.operations import Draw, Op, Outputs, Work, part
+from bench.registry import method, op, option, task, variant
 from bench.rmsprop import RMSProp
 from bench.seeding import generator
 
 __all__ = [
-    "Addresses", "Backend", "BenchError", "Episode", "Examples", "Generator", "Learner", "Memory", "Method",
-    "MissingData", "Split", "Task", "TrainedMethod", "Unsuited", "answer", "generator", "loadable", "method",
-    "method_of", "option", "task",
+    "Addresses", "Backend", "BenchError", "Draw", "Episode", "Examples", "Generator", "Learner", "Memory", "Method",
+    "MissingData", "Op", "Outputs", "Split", "Task", "TrainedMethod", "Unsuited", "Work", "answer", "generator",
+    "loadable", "method", "method_of", "op", "option", "part", "task", "variant",
 ]  # fmt: skip
 
 Split = Literal["train", "val", "test"]
