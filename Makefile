@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PIP_CONSTRAINT PIP_REQUIREMENT PIP_NO_DEPS PIP_REQUIRE_HASHES PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long lint format benchmark tables tables-check memory-pictures clean
+.PHONY: help run test test-long lint format benchmark gpu-check tables tables-check memory-pictures clean
 
 help: ## list all targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,6 +50,11 @@ benchmark: $(VENV)/.dev ## measure speed and peak memory, with nothing else runn
 		--benchmark-json=.bench/benchmark.json $(PYTEST_ARGS)
 	$(BIN)/python -m bench.benchmarks .bench/benchmark.json results
 	$(BIN)/bench tables
+
+# Runs with the Python at hand, not with an environment of ours: a machine with a GPU has its own torch and Triton.
+gpu-check: ## check and measure the GPU kernels in nine minutes; DEVICE=cpu rehearses it
+	@PYTHONPATH="$(CURDIR)" "$(or $(GPU_PYTHON),$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)))" \
+		-m bench.gpu_check --device $(or $(DEVICE),cuda)
 
 tables: $(VENV)/.run ## write results/tables anew from the committed records
 	$(BIN)/bench tables

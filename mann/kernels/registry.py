@@ -39,11 +39,12 @@ PATIENCE_S = 1.0
 
 @dataclass(frozen=True)
 class Scan:
-    """A registered scan. dtypes: of all its tensors, which share one."""
+    """A registered scan. dtypes: of all its tensors, which share one. unsuited: why it cannot run this learner."""
 
     run: Run
     compile: Callable[[torch.dtype], None]
     dtypes: tuple[torch.dtype, ...]
+    unsuited: Callable[[MemoryLearner], str | None]
 
 
 SCANS: dict[tuple[str, type[Memory[Any]], type[Controller]], Scan] = {}
@@ -56,6 +57,7 @@ def scan(
     compile: Callable[[torch.dtype], None],
     device: str = "cpu",
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64),
+    unsuited: Callable[[MemoryLearner], str | None] = lambda learner: None,
 ) -> Callable[[Run], Run]:
     """Register a scan. compile: called once a process and dtype before it runs, to do what takes long the first time.
 
@@ -63,7 +65,7 @@ def scan(
     """
 
     def register(run: Run) -> Run:
-        SCANS[device, memory, controller] = Scan(run, functools.cache(compile), dtypes)
+        SCANS[device, memory, controller] = Scan(run, functools.cache(compile), dtypes, unsuited)
         return run
 
     return register
@@ -82,7 +84,7 @@ def prepare(learner: MemoryLearner, compiling: Callable[[], None]) -> str | None
         return _wrong_type(like.dtype)
     with _announced(compiling):
         found.compile(like.dtype)
-    return None
+        return found.unsuited(learner)
 
 
 def choose(learner: MemoryLearner, projected: Tensor, state: State) -> Run | None:
@@ -134,7 +136,10 @@ def refusal(found: Scan, learner: MemoryLearner, projected: Tensor, state: State
         return "its tensors are of several types or on several devices"
     if projected.dtype not in found.dtypes:
         return _wrong_type(projected.dtype)
-    return None if projected.numel() else "the sequence is empty"
+    if not projected.numel():
+        return "the sequence is empty"
+    with _announced(_say_so):
+        return found.unsuited(learner)
 
 
 def _wrong_type(dtype: torch.dtype) -> str:
