@@ -31,6 +31,8 @@ PANEL = (3.7, 3.0)
 COLUMNS = 4
 REACH = 64
 """A slope is fitted over the largest size and those down to this part of it."""
+DECADE = 10**0.75
+"""A panel spans at least this factor either way."""
 LOOKS = {"forward": "-", "both": DASHES[2]}
 
 
@@ -74,8 +76,7 @@ def roofline(made: Sequence[dict[str, Any]]) -> bytes:
         figure = _figure((12.5, 7.6), f"Roofline: {made[0]['device']['name']}, {made[0]['dtype']}")
         axes = figure.add_subplot()
         reach = [x for p in made for _, x, _, _ in _marks(p)]
-        _roofs(axes, made, (min(reach) / 2, 2 * max(reach)))
-        handles = []
+        handles = _roofs(axes, made, (min(reach) / 2, 2 * max(reach)))
         for i, p in enumerate(sorted(made, key=lambda p: p["op"])):
             marks = list(_marks(p))
             colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
@@ -94,8 +95,8 @@ def roofline(made: Sequence[dict[str, Any]]) -> bytes:
         return _png(figure)
 
 
-def _roofs(axes: Axes, made: Sequence[dict[str, Any]], ends: tuple[float, float]) -> None:
-    """The roofs of the newest profile; those of older ones that differ by more than a tenth are drawn thin."""
+def _roofs(axes: Axes, made: Sequence[dict[str, Any]], ends: tuple[float, float]) -> list[Line2D]:
+    """The roofs of the newest profile; those of others that differ by more than a tenth are thin. Their legend."""
     newest = max(made, key=lambda p: p["finished"])
     x = np.geomspace(*ends, 200)
     drawn: list[tuple[float, float]] = []
@@ -107,10 +108,13 @@ def _roofs(axes: Axes, made: Sequence[dict[str, Any]], ends: tuple[float, float]
         axes.plot(x, np.minimum(x * bandwidth, compute) / 1e9, zorder=1, **style)
         drawn.append((bandwidth, compute))
     bandwidth, compute = drawn[0]
+    legend = [Line2D([], [], color="black", lw=2.5, label="roofs"),
+              Line2D([], [], color=GREY, lw=1, ls=DASHES[1], label="of another run")][: len(drawn)]  # fmt: skip
     axes.text(ends[1], 1.1 * min(compute, ends[1] * bandwidth) / 1e9, f"matrix product, {compute / 1e9:.3g} GFLOP/s"
               if ends[1] * bandwidth > compute else "", ha="right", va="bottom")  # fmt: skip
-    axes.text(ends[0] * 1.05, 1.25 * ends[0] * bandwidth / 1e9, f"copy, {bandwidth / 1e9:.3g} GB/s", ha="left",
+    axes.text(ends[0], 2 * ends[0] * bandwidth / 1e9, f"copy, {bandwidth / 1e9:.3g} GB/s", ha="left",
               va="bottom")  # fmt: skip
+    return legend
 
 
 def _marks(p: dict[str, Any]) -> Iterator[tuple[dict[str, Any], float, float, float]]:
@@ -169,11 +173,12 @@ def _panel(axes: Axes, p: dict[str, Any], what: str, names: Sequence[str]) -> No
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: profiles.count(round(value))))
     axes.xaxis.set_minor_formatter(NullFormatter())
     unit = "s" if what == "time" else "B"
-    if what == "time":
-        axes.yaxis.set_major_locator(LogLocator(base=10))
+    low, high = axes.get_ylim()
+    middle = math.sqrt(low * high)
+    low, high = min(low, middle / DECADE), max(high, middle * DECADE)  # what is flat looks flat
+    axes.yaxis.set_major_locator(LogLocator(base=10, numticks=6))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value, unit)))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    low, high = axes.get_ylim()
     axes.set_ylim(low, high * (high / low) ** (0.1 + 0.11 * len(labels)))  # room for the text
     axes.text(0.03, 0.97, "\n".join(labels), transform=axes.transAxes, va="top", fontsize=8.5)
 

@@ -69,7 +69,7 @@ def progress(plans: Sequence[Any], steps: Callable[[Any], int], out: Console) ->
 def rows_table(made: Sequence[dict[str, Any]]) -> Table:
     """One line a row."""
     right = ("time", "±", "n", "GB/s", "GFLOP/s", "op/s", "alloc.", "× cache", "% roof")
-    table = views.table("op", "size", "variant", "pass", *right[:-1], "verdict", right[-1], right=right)
+    table = views.table("op", "size", "variant", "pass", *right[:-1], "verdict", right[-1], right=right, padding=(0, 0))
     rows = [(p, row) for p in made for row in p["rows"]]
     for p, row in rows[:ROWS]:
         table.add_row(p["op"], *_cells(p, row))

@@ -25,13 +25,14 @@ SHAPE: Any = {
         "method": {"name": TEXT, "version": WHOLE, "fields": FIELDS},
         "task": {"name": TEXT, "version": WHOLE, "fields": FIELDS, "data": TEXT + NONE},
         "seed": WHOLE,
-        "budget": {"steps": WHOLE, ...: PLAIN},
+        "budget": {"steps": WHOLE, "validations": WHOLE + MISSING, ...: PLAIN},
     },
     "outcome": TEXT,
     "result": {
         "metric": TEXT,
         "higher_is_better": TRUTH,
         "selected_step": WHOLE + NONE,
+        "solved": NUMBER + MISSING,
         "curve": [{"step": WHOLE, "loss": NUMBER + NONE, "val": NUMBER + NONE, ...: ANY}],
         "evaluations": {
             ...: {

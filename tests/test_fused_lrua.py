@@ -41,7 +41,7 @@ def lrua(dtype: torch.dtype = torch.float64, units: int = 6, feed_read: bool = T
 
 
 def used(net: Any, batch: int, time: int, seed: int = 0, scale: float = 1.0) -> tuple[torch.Tensor, State]:
-    """A sequence from a memory in use: no two usages tie, which rounding alone would break, differently in each path."""
+    """A sequence from a memory in use: no two usages tie, for rounding would break a tie differently in each path."""
     projected, state = sequence(net, batch, time, seed, scale)
     memory, usage, weights = (normal(*t.shape, seed=seed + 3, like=t) for t in state.memory)
     return projected, state._replace(memory=LRUAState(memory, 3 * usage.abs(), weights.softmax(2)))

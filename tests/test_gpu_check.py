@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 from bench import gpu_check, gpu_plots, gpu_predictions
 from bench.gpu_check import Part
+
+ROOT = Path(__file__).parent.parent
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not here")
 

@@ -78,7 +78,7 @@ def test_wheel_holds_code_and_data_and_nothing_else(wheel: Path) -> None:
         assert archive.read(about["licenses/LICENSE"]) == (ROOT / "LICENSE").read_bytes()
         scripts = archive.read(about["entry_points.txt"]).decode()
     packages = [p for name in ("bench", "baselines", "mann") for p in (ROOT / name).rglob("*")]
-    wanted = {str(p.relative_to(ROOT)) for p in packages if p.is_file() and p.suffix != ".pyc"}
+    wanted = {str(p.relative_to(ROOT)) for p in packages if p.is_file() and "__pycache__" not in p.parts}
     assert held == wanted | {"bench/published.csv"}
     assert {Path(name).suffix for name in held} <= {".py", ".toml", ".txt", ".csv", ".md"}
     assert "bench = bench.cli:main" in scripts

@@ -134,5 +134,7 @@ def test_make_targets_exist() -> None:
 def test_files_that_are_named_exist(page: str) -> None:
     linked = re.findall(r"\]\((?!https?:)([^)#]+)\)", PAGES[page])
     named = re.findall(r"`((?:bench|baselines|mann|tests|results)/[\w/.-]*)`", PAGES[page])
-    missing = [path for path in [*linked, *named] if not (ROOT / path).exists()]
+    here = (ROOT / page).parent  # a link starts from its page, a path in code from the root
+    missing = [path for path in linked if not (here / path).exists()]
+    missing += [path for path in named if not (ROOT / path).exists()]
     assert not missing

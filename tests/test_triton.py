@@ -8,14 +8,16 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 
 from bench.api import BenchError
 from mann import LRUA
 from mann.kernels import triton_support
+
+ROOT = Path(__file__).parent.parent
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not here: pip install 'mannbench[gpu]' on Linux"

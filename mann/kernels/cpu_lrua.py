@@ -25,6 +25,7 @@ from mann.learner import MemoryLearner, State, reference
 from mann.lrua import EPSILON, LRUA, LRUAState
 
 
+@torch.enable_grad()
 def _compile(dtype: torch.dtype) -> None:
     """Run the smallest memory there is, forward and back."""
     made = torch.zeros(1, 1, 4, dtype=dtype, requires_grad=True)

@@ -260,7 +260,10 @@ class IndexQuery(Op):
 
     @property
     def candidates(self) -> int:
-        """Entries that the buckets of one key hold, expected where rows and keys have random directions."""
+        """Entries that the buckets of one key hold at least on average: as many as where all are equally full.
+
+        Where some are fuller, a key is more likely to fall into one of those.
+        """
         lsh = self.index
         return min(self.slots, round(lsh.tables * lsh.probes * min(lsh.capacity, self.slots / 2**lsh.bits)))
 
