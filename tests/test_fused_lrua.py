@@ -102,6 +102,12 @@ def test_equals_the_reference_at_extremes(scale: float, dtype: torch.dtype) -> N
     agree(net, projected, state, FIXED, tolerance=1e-10 if dtype == torch.float64 else 1e-4)
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.95])
+def test_an_initial_usage_gets_its_gradient_where_one_is_wanted(decay: float) -> None:
+    net = lrua(decay=decay)
+    agree(net, *used(net, batch=3, time=5))
+
+
 def test_one_slot_that_is_broken_is_not_the_least_used() -> None:
     net = lrua()
     projected, state = used(net, batch=1, time=1)

@@ -45,11 +45,16 @@ def lrua(learner: MemoryLearner, projected: Tensor, state: State) -> tuple[Tenso
     controller: Any = learner.controller
     own = () if memory.alpha is None else (memory.alpha,)
     parameters = (controller.recurrent, learner.interface.weight, learner.interface.bias, *own)
-    tensors = (projected, *parameters, *_carried(state))
+    usage = state.memory.usage
+    tensors = (projected, *parameters, *_carried(state._replace(memory=state.memory._replace(usage=usage.detach()))))
     wanted = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     plan = _plan(learner, memory, controller)
     out = Sequence.apply(plan, len(own), *tensors) if wanted else run(plan, len(own), tensors, False)[0]
-    return out[0], out[1], _state(out[2:])
+    after = _state(out[2:])
+    if usage.requires_grad:  # no choice of a slot passes a gradient on, so usage has only that of its own decay
+        own_past = memory.options.decay ** projected.shape[1] * (usage - usage.detach())
+        after = after._replace(memory=after.memory._replace(usage=after.memory.usage + own_past))
+    return out[0], out[1], after
 
 
 def _carried(state: State) -> tuple[Tensor, ...]:
