@@ -99,7 +99,7 @@ def names_of(op: type[Op]) -> list[str]:
     return [*AUTOMATIC, *sorted(n.removeprefix(prefix) for n in registry.VARIANTS.entries if n.startswith(prefix))]
 
 
-def unsuited(op: Op, name: str, dtype: str, device: str) -> str:
+def unsuited(op: type[Op], name: str, dtype: str, device: str) -> str:
     """Why a variant cannot run here, in a few words; "" where it can."""
     if name in AUTOMATIC:
         return ""

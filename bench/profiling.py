@@ -67,9 +67,9 @@ def run(request: Request, as_json: bool = False, make_clock: Callable[..., Clock
     device, threads = device_of(request.device), threads_for(1, request.threads)
     if old is not None:
         request = replace(request, ops=request.ops or (old["op"],))
-        if request.dtype != old["dtype"] or old["op"] not in request.ops:
-            raise BenchError(f"{request.compare} is of {old['op']} in {old['dtype']}; profile that to compare with it")
     ops = chosen(request)
+    if old is not None and (request.dtype != old["dtype"] or old["op"] not in {op.name for op in ops}):
+        raise BenchError(f"{request.compare} is of {old['op']} in {old['dtype']}; profile that to compare with it")
     (dtype,) = {dtype_of(request.dtype, op) for op in ops}
     torch.set_num_threads(threads)
     cache = hardware.last_level_cache(device)
@@ -92,23 +92,23 @@ def run(request: Request, as_json: bool = False, make_clock: Callable[..., Clock
                 paths.append(path)
     out.print(profile_views.rows_table(made))
     out.print(profile_views.roofs_text(limits, made[0]))
-    for each in plans:
-        for what in each.left_out:
-            err.print(f"left out: {each.op.name} {profiles.sizes_text(what['sizes'])} {what['variant']} {what['why']}",
-                      soft_wrap=True)  # fmt: skip
+    left_out = [(p["op"], each) for p in made for each in p["left_out"]]
+    left_out += [(p.op.name, each) for p in plans if not p.points for each in p.left_out]
+    for name, each in left_out:
+        words = ("left out:", name, profiles.sizes_text(each["sizes"]), each["variant"], each["why"])
+        err.print(" ".join(filter(None, words)), soft_wrap=True)
     pictures = profile_views.draw(paths[0].parent, made[0]["dtype"], err) if request.picture else []
     for path in [*paths, *pictures]:
         out.print(str(path), soft_wrap=True)
     told: dict[str, Any] = {"profiles": made, "files": [str(p) for p in (*paths, *pictures)]}
     if old is not None:
-        (new,) = (p for p in made if p["op"] == old["op"])
-        told["compared"] = profile_views.comparison(old, new, out)
+        told["compared"] = [profile_views.comparison(old, new, out) for new in made if new["op"] == old["op"]]
     return told
 
 
 def compare(old: Path, new: Path, as_json: bool = False) -> dict[str, Any]:
     """Compare two files; nothing is measured."""
-    return {"compared": profile_views.comparison(profiles.read(old), profiles.read(new), views.console(stderr=as_json))}
+    return {"compared": [profile_views.comparison(profiles.read(old), profiles.read(new), views.console(as_json))]}
 
 
 # ----------------------------------------------------------------------------------------------------------------- plan
@@ -194,11 +194,17 @@ def measure(p: Plan, request: Request, device: str, threads: int, dtype: torch.d
     """The profile of one op."""
     started, before = now(), hardware.state(device)
     rows: list[dict[str, Any]] = []
-    left_out = list(p.left_out)
+    left_out, names = list(p.left_out), []
+    for name in variants(p.op, request):
+        why = measuring.unsuited(p.op, name, request.dtype, device)
+        if why:
+            left_out.append({"sizes": {}, "variant": name, "why": why})
+        else:
+            names.append(name)
     torch._dynamo.reset()  # else the sizes of earlier ops count against the number of times that one may be compiled
     for point in p.points:
-        for name in variants(p.op, request):
-            why = measuring.unsuited(point, name, request.dtype, device)
+        for name in names:
+            why = ""
             for each in passes(p.op, request):
                 tell(f"{p.op.name} {profiles.sizes_text(numbers(point))} {name}"
                      + (", compiling" if name == "compiled" else ""))  # fmt: skip

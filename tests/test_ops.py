@@ -40,7 +40,7 @@ def dtype(op: Op) -> torch.dtype:
 def variants_here(op: Op) -> list[str]:
     """Those that run on a CPU in the dtype of the test; compiled ones have a test of their own."""
     names = [n for n in measuring.names_of(type(op)) if n != "compiled"]
-    return [n for n in names if not measuring.unsuited(op, n, str(dtype(op)).removeprefix("torch."), "cpu")]
+    return [n for n in names if not measuring.unsuited(type(op), n, str(dtype(op)).removeprefix("torch."), "cpu")]
 
 
 def disagreement(op: Op, name: str, seed: int) -> float:
