@@ -23,6 +23,8 @@ OUT = Path("results") / "profiles"
 FULL, QUICK = Effort(seconds=0.1, least=7), Effort(seconds=0.02, least=3)
 """For the samples of one row."""
 ROOFS = Effort(seconds=0.3, least=7)
+LONGEST_S = 1.0
+"""A sweep that nobody asked for ends before a call of `eager` would take longer than this, hot and forward."""
 SIDE = {"cpu": 1024, "cuda": 8192}
 """Of the matrices whose product is a roof."""
 
@@ -201,8 +203,15 @@ def measure(p: Plan, request: Request, device: str, threads: int, dtype: torch.d
             left_out.append({"sizes": {}, "variant": name, "why": why})
         else:
             names.append(name)
+    asked = p.op.swept in request.sizes or any(f"{p.op.name}.{p.op.swept}=" in s for s in request.settings)
+    previous: Op | None = None
     torch._dynamo.reset()  # else the sizes of earlier ops count against the number of times that one may be compiled
     for point in p.points:
+        if previous is not None and not asked and too_slow(previous, point, rows):
+            why = f"would take about {LONGEST_S:g} s a call or longer; ask for it with --{p.op.swept}"
+            left_out.append({"sizes": numbers(point), "variant": "", "why": why})
+            continue
+        previous = point
         for name in names:
             why = ""
             for each in passes(p.op, request):
@@ -254,7 +263,6 @@ def measure_variant(point: Op, name: str, each: str, p: Plan, device: str, dtype
     inputs = point.inputs(draw)
     forward = measuring.forward(variant.function, inputs)
     call = measuring.both(point, variant.function, inputs, draw.again(1)) if backward else forward
-    call()
     cost = measuring.cost(call, device, name == "compiled")
     work = point.least_both(dtype.itemsize) if backward else point.least(dtype.itemsize)
     footprint, effort = p.footprints[point].data, QUICK if quick else FULL
@@ -285,6 +293,14 @@ def measure_variant(point: Op, name: str, each: str, p: Plan, device: str, dtype
                 "share": share,
                 "compile_s": first if name == "compiled" else None,
             }
+
+
+def too_slow(previous: Op, point: Op, rows: list[dict[str, Any]]) -> bool:
+    """Whether a call at this point would take longer than `LONGEST_S`, if time grows as the size that is swept does."""
+    times = [row["seconds"]["median"] for row in rows if row["sizes"] == numbers(previous) and row["variant"] == "eager"
+             and row["pass"] == "forward" and row["cache"] == "hot"]  # fmt: skip
+    growth = getattr(point, point.swept) / getattr(previous, previous.swept)
+    return bool(times) and growth * min(times) > LONGEST_S
 
 
 def alike(footprint: int, hot: Timing, limits: Roofs) -> bool:

@@ -207,8 +207,9 @@ def allocation(usage: Tensor) -> Tensor:
     """Allocation weights a, [batch, slots]: the free slots, the freest first."""
     ascending, order = usage.sort(dim=1, stable=True)
     logs = (ascending + UNUSED).log()
-    # A product of all before, as a sum of logarithms: `cumprod` would ask the device whether a factor is zero.
-    before = (logs.cumsum(1) - logs).exp()
+    # A product of all before, as a sum of logarithms: `cumprod` would ask the device whether a factor is zero. The sum
+    # leaves its own slot out from the start: to subtract it afterwards costs the gradient all its digits in float32.
+    before = F.pad(logs[:, :-1], (1, 0)).cumsum(1).exp()
     return torch.zeros_like(usage).scatter(1, order, (1 - ascending) * before)
 
 

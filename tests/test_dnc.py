@@ -463,3 +463,13 @@ def test_the_named_variants_change_these_defaults_alone() -> None:
     assert (base["slots"], base["width"], base["reads"]) == (128, 40, 4)
     assert base["links"]
     assert not any(base[key] for key in SWITCHES if key != "links")
+
+
+def test_the_allocation_s_gradient_keeps_its_digits_in_float32() -> None:
+    """Of thousands of slots some are hardly used: their gradient is large, and a difference of sums would lose it."""
+    generator = torch.Generator().manual_seed(0)
+    usage, given = (torch.rand(2, 4096, generator=generator) for _ in range(2))
+    single, double = (x.clone().requires_grad_() for x in (usage, usage.double()))
+    (found,) = torch.autograd.grad(allocation(single), single, given)
+    (expected,) = torch.autograd.grad(allocation(double), double, given.double())
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
