@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PIP_CONSTRAINT PIP_REQUIREMENT PIP_NO_DEPS PIP_REQUIRE_HASHES PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long lint format benchmark tables tables-check clean
+.PHONY: help run test test-long lint format benchmark gpu-check tables tables-check memory-pictures clean
 
 help: ## list all targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,11 +51,26 @@ benchmark: $(VENV)/.dev ## measure speed and peak memory, with nothing else runn
 	$(BIN)/python -m bench.benchmarks .bench/benchmark.json results
 	$(BIN)/bench tables
 
+# Runs with the Python at hand, not with an environment of ours: a machine with a GPU has its own torch and Triton.
+gpu-check: ## check and measure the GPU kernels in nine minutes; DEVICE=cpu rehearses it
+	@PYTHONPATH="$(CURDIR)" "$(or $(GPU_PYTHON),$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)))" \
+		-m bench.gpu_check --device $(or $(DEVICE),cuda)
+
 tables: $(VENV)/.run ## write results/tables anew from the committed records
 	$(BIN)/bench tables
 
 tables-check: $(VENV)/.run ## fail where a committed table is not what the records say
 	$(BIN)/bench tables --check
+
+# The pictures of mann/README.md: name, record, episode, which of its pictures.
+MEMORY_PICTURES := ntm-recall:5eabcfc16bb9:0:episode0-weights dnc-copy:759ab0f3ba2c:0:episode0-weights \
+	sam-copy:ecb3840d2d7f:0:episode0-weights mann-glyphs:c4b428840238:0:episode0-reads \
+	dnc-probe:b74516515e25:0:forgetting
+memory-pictures: $(VENV)/.run ## draw the pictures of mann/README.md anew; trains what has no checkpoint here (half an hour)
+	@for each in $(MEMORY_PICTURES); do IFS=:; set -- $$each; unset IFS; \
+		$(BIN)/bench inspect $$2 --again --episode $$3 --out out/inspect/$$1 >/dev/null || exit; \
+		cp out/inspect/$$1/$$4.png results/pictures/memory-$$1.png || exit; \
+		echo "wrote results/pictures/memory-$$1.png"; done
 
 clean: ## delete the environment and make run's results
 	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,12 +1,13 @@
-"""All that the author of a method, a task or a memory imports: seven concepts, one name each.
+"""All that the author of a method, a task, a memory or an op imports: few concepts, one name each.
 
 A **Task** draws **Episode**s and scores predictions. A **Method** is a frozen config that builds a **Learner** for a
-task. A **Memory** is a cell, state in and state out. Records, tables and the command line follow from these.
+task. A **Memory** is a cell, state in and state out. An **Op** is an operation of a memory, to be profiled. Records,
+tables and the command line follow from these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args, get_type_hints
@@ -19,17 +20,20 @@ from torch.nn import functional as F
 from bench import data, registry
 from bench.config import as_dict, canonical, override
 from bench.errors import BenchError, MissingData, Unsuited
-from bench.registry import method, option, task
+from bench.operations import Draw, Op, Outputs, Work, part
+from bench.registry import method, op, option, task, variant
 from bench.rmsprop import RMSProp
 from bench.seeding import generator
 
 __all__ = [
-    "Addresses", "BenchError", "Episode", "Examples", "Generator", "Learner", "Memory", "Method", "MissingData",
-    "Split", "Task", "TrainedMethod", "Unsuited", "answer", "generator", "loadable", "method", "method_of",
-    "option", "task",
+    "Addresses", "Backend", "BenchError", "Draw", "Episode", "Examples", "Generator", "Learner", "Memory", "Method",
+    "MissingData", "Op", "Outputs", "Split", "Task", "TrainedMethod", "Unsuited", "Work", "answer", "generator",
+    "loadable", "method", "method_of", "op", "option", "part", "task", "variant",
 ]  # fmt: skip
 
 Split = Literal["train", "val", "test"]
+Backend = Literal["auto", "reference", "fused"]
+"""How a learner computes: the plain way; fast code that must equal it; or the fastest that can be used here."""
 CHUNK = 10
 """Evaluation episodes are drawn and answered this many at a time, whatever the method, so that they are the same."""
 
@@ -279,6 +283,21 @@ class Learner(nn.Module):
     A learner is a function of its inputs and parameters: no state survives a call, and episodes of a batch never
     influence each other in `eval()` mode.
     """
+
+    backend: Backend = "auto"
+    """How it computes; see `use`. What it computes is the same but for rounding."""
+    ran: frozenset[str] = frozenset()
+    """Which of "reference" and "fused" have been at work; empty where there is one way only."""
+
+    def use(self, backend: Backend, compiling: Callable[[], None] = lambda: None) -> None:
+        """Compute this way from now on. Compiles what has to be, and calls `compiling` if that takes a while.
+
+        Raises:
+            BenchError: fused, and that cannot be had.
+        """
+        if backend == "fused":
+            raise BenchError("there is no fused path for this method; use the backend auto or reference")
+        self.backend = backend
 
     def forward(self, support: Examples, query_x: Tensor) -> Tensor:
         """Answer each query from the support alone.

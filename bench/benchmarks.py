@@ -27,8 +27,8 @@ import numpy as np
 from scipy import stats
 from tabulate import tabulate
 
-from bench import files, records
-from bench.config import MISSING, NONE, NUMBER, PLAIN, TEXT, TRUTH, WHOLE, misfit
+from bench import documents, files, records
+from bench.config import MISSING, NONE, NUMBER, PLAIN, TEXT, TRUTH, WHOLE
 from bench.errors import BenchError
 
 SCHEMA = 1
@@ -139,12 +139,9 @@ def load(results: Path, dirty: bool = False) -> list[Record]:
     """
     loaded = []
     for path in sorted((results / FOLDER).glob("[!.]*.json")):
-        content = records.parse(path, SCHEMA)
-        wrong = misfit(content, SHAPE).removeprefix(".")
-        if not wrong and content["name"] != path.stem:
-            wrong = "its name is not that of the file"
-        if wrong:
-            raise BenchError(f"{path} is not a whole benchmark record: {wrong}")
+        content = documents.read(path, "benchmark record", SCHEMA, SHAPE)
+        if content["name"] != path.stem:
+            raise BenchError(f"{path} is not a whole benchmark record: its name is not that of the file")
         if dirty or not content["env"]["dirty"]:
             loaded.append(content)
     return loaded

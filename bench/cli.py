@@ -103,7 +103,7 @@ Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder 
 Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Folder of data sets; else $BENCH_DATA.")]
 Plugins = Annotated[
     list[Path] | None,
-    typer.Option("--plugin", metavar="FILE", help="A Python file that registers methods or tasks of yours."),
+    typer.Option("--plugin", metavar="FILE", help="A Python file that registers methods, tasks or ops of yours."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout; everything else goes to stderr.")]
 
@@ -127,12 +127,12 @@ def _bench(
 def list_(
     what: Annotated[
         str | None,
-        typer.Argument(help="methods, tasks, suites, or the name of one.", autocompletion=completion.entries),
+        typer.Argument(help="methods, tasks, ops, suites, or the name of one.", autocompletion=completion.entries),
     ] = None,
     as_json: Json = False,
     plugin: Plugins = None,
 ) -> None:
-    """List methods, tasks and suites; or one, with its fields.
+    """List methods, tasks, ops and suites; or one, with its fields.
 
     Those fields are what --set takes.
     """
@@ -143,6 +143,7 @@ def list_(
     kinds = {
         "methods": lambda: [views.entry(registry.METHODS, n) for n in sorted(registry.METHODS.entries)],
         "tasks": lambda: [views.entry(registry.TASKS, n) for n in sorted(registry.TASKS.entries)],
+        "ops": lambda: [views.entry(registry.OPS, n) for n in sorted(registry.OPS.entries)],
         "suites": lambda: [views.suite(n) for n in suites()],
     }
     out = views.console()
@@ -154,11 +155,12 @@ def list_(
             for kind, entries in found.items():
                 out.print(views.entries_table(kind, entries))
         return
-    one = [views.entry(reg, what) for reg in (registry.METHODS, registry.TASKS) if what in reg.entries]
+    described = (registry.METHODS, registry.TASKS, registry.OPS)
+    one = [views.entry(reg, what) for reg in described if what in reg.entries]
     one += [views.suite(what)] if what in suites() or what.endswith(".toml") else []
     if not one:
-        known = [*kinds, *registry.METHODS.entries, *registry.TASKS.entries, *suites()]
-        raise BenchError(registry.unknown("method, task or suite", what, known, "bench list"))
+        known = [*kinds, *(name for reg in described for name in reg.entries), *suites()]
+        raise BenchError(registry.unknown("method, task, op or suite", what, known, "bench list"))
     if as_json:
         _json(one[0] if len(one) == 1 else one)
         return
@@ -186,6 +188,9 @@ def run(
     workers: Annotated[int, typer.Option(metavar="N", help="Cells at the same time, each in a process.")] = 1,
     threads: Annotated[int | None, typer.Option(metavar="N", help="Torch threads of each; else cores shared.")] = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda or auto.")] = "cpu",
+    backend: Annotated[
+        str, typer.Option(metavar="BACKEND", help="auto, reference or fused: how memories are computed.")
+    ] = "auto",
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Run the I-th of N parts only.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cells, and which are recorded; run none.")
@@ -200,11 +205,13 @@ def run(
     a table of what this call touched. Exit code: 0 all done, 1 cells failed, 2 something to mend, 130 interrupted.
     """
     _prepare(plugin, data)
-    from bench import grid, running
+    from bench import grid, running, training
 
     plan = grid.plan(suite, method or (), task or (), seeds, setting or (), steps)
     cells = grid.shard(plan.cells, shard) if shard else plan.cells
-    request = running.Request(suite, cells, plan.notes, results, workers, threads, device, picture)
+    request = running.Request(
+        suite, cells, plan.notes, results, workers, threads, device, training.backend_of(backend), picture
+    )
     with _stdout_for_json(as_json):
         code, told = running.dry_run(request, as_json) if dry_run else running.run(request, as_json)
     if as_json:
@@ -300,6 +307,70 @@ def tables(
     from bench.refresh import refresh
 
     raise typer.Exit(refresh(suite or [], results, check, dirty))
+
+
+@app.command(
+    epilog=_example(
+        "bench profile --quick",
+        "bench profile content links --slots 64..16k --backward",
+        "bench profile --memory ntm --compare results/profiles/my-cpu/ntm-scan.json",
+        "bench profile --memory mann --trace",
+    )
+)
+def profile(
+    op: Annotated[
+        list[str] | None, typer.Argument(metavar="[OP]...", help="Ops, or patterns; else all.",
+                                         autocompletion=completion.ops)
+    ] = None,
+    memory: Annotated[str | None, typer.Option(metavar="METHOD", help="Only what this method's memory does.",
+                                               autocompletion=completion.methods)] = None,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu or cuda.")] = "cpu",
+    slots: Annotated[str | None, typer.Option(metavar="SIZES", help="As 64..1M or 64,256,1k.")] = None,
+    width: Annotated[str | None, typer.Option(metavar="SIZES", help="Numbers that a slot holds.")] = None,
+    heads: Annotated[str | None, typer.Option(metavar="SIZES", help="Heads.")] = None,
+    batch: Annotated[str | None, typer.Option(metavar="SIZES", help="Rows of a batch.")] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", metavar="OP.FIELD=VALUE",
+                                                      help="Another size of an op, as lrua-scan.steps=20.")] = None,
+    dtype: Annotated[str, typer.Option(metavar="DTYPE", help="float32, float64; some ops: bfloat16.")] = "float32",
+    backward: Annotated[bool, typer.Option("--backward", help="Also forward and backward pass together.")] = False,
+    variant: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only eager, compiled, or fused.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Two sizes, few samples, nothing compiled: a minute.")] = False,
+    compare: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Against an older profile; or give two.")]
+    = None,
+    trace: Annotated[bool, typer.Option("--trace", help="Where a training step's time goes; of --memory, else mann.")]
+    = False,
+    threads: Annotated[int | None, typer.Option(metavar="N", help="Torch threads; else all cores.")] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of profiles.")] = RESULTS / "profiles",
+    picture: Annotated[bool, typer.Option(help="Draw the pictures at the end.")] = True,
+    as_json: Json = False,
+    plugin: Plugins = None,
+) -> None:  # fmt: skip
+    """Time memory operations against the hardware's limits.
+
+    Every op is swept from what fits into the cache to what does not, hot and cold, in all its variants, and judged by
+    the roofs that this machine shows in the same process. Ends with a table; writes a file an op, and pictures.
+    """
+    _prepare(plugin)
+    from bench import profiling, sizes
+
+    given = {"slots": slots, "width": width, "heads": heads, "batch": batch}
+    request = profiling.Request(
+        ops=op or (), memory=memory, device=device, dtype=dtype, settings=setting or (), variants=variant or (),
+        sizes={name: sizes.parse(text, name) for name, text in given.items() if text is not None}, backward=backward,
+        quick=quick, threads=threads, out=out, compare=compare[0] if compare else None, picture=picture,
+    )  # fmt: skip
+    if trace:
+        from bench import tracing
+
+        told = tracing.run(request, as_json)
+    elif compare and len(compare) == 2 and not op:
+        told = profiling.compare(compare[0], compare[1], as_json)
+    elif compare and len(compare) > 1:
+        raise BenchError("--compare takes one file, or two files and no op")
+    else:
+        told = profiling.run(request, as_json)
+    if as_json:
+        _json(told)
 
 
 @data_app.command("list", epilog=_example("bench data list"))

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).parent
-CORE = (HERE / "api.py", HERE / "grid.py")
-FOLDERS = (HERE / "tasks", HERE.parent / "baselines", HERE.parent / "mann")
+CORE = (HERE / "api.py", HERE / "operations.py", HERE / "grid.py")
+FOLDERS = (HERE / "tasks", HERE.parent / "baselines", HERE.parent / "mann", HERE.parent / "mann" / "ops")
 
 
 class Scanned(NamedTuple):
     """A class as its source shows it."""
 
     kind: str
-    """method, task or an empty string."""
+    """method, task, op or an empty string."""
     name: str
     summary: str
     fields: dict[str, str]
@@ -48,6 +48,11 @@ def tasks(incomplete: str = "") -> list[tuple[str, str]]:
     return _named("task", incomplete)
 
 
+def ops(incomplete: str = "") -> list[tuple[str, str]]:
+    """Names of ops that start so, each with its summary."""
+    return _named("op", incomplete)
+
+
 def suites(incomplete: str = "") -> list[tuple[str, str]]:
     """Names of suites that start so."""
     return [(p.stem, "suite") for p in sorted((HERE / "suites").glob("*.toml")) if p.stem.startswith(incomplete)]
@@ -55,8 +60,8 @@ def suites(incomplete: str = "") -> list[tuple[str, str]]:
 
 def entries(incomplete: str = "") -> list[tuple[str, str]]:
     """What `bench list` takes."""
-    kinds = [(k, f"all {k}") for k in ("methods", "tasks", "suites") if k.startswith(incomplete)]
-    return kinds + methods(incomplete) + tasks(incomplete) + suites(incomplete)
+    kinds = [(k, f"all {k}") for k in ("methods", "tasks", "ops", "suites") if k.startswith(incomplete)]
+    return kinds + methods(incomplete) + tasks(incomplete) + ops(incomplete) + suites(incomplete)
 
 
 def settings(incomplete: str = "") -> list[tuple[str, str]]:
@@ -83,7 +88,9 @@ def _scan(node: ast.ClassDef) -> Scanned:
     kind, name = "", node.name
     for decorator in node.decorator_list:
         match decorator:
-            case ast.Call(func=ast.Name(id="method" | "task" as which), args=[ast.Constant(value=str(text)), *_]):
+            case ast.Call(
+                func=ast.Name(id="method" | "task" | "op" as which), args=[ast.Constant(value=str(text)), *_]
+            ):
                 kind, name = which, text
     fields = {
         item.target.id: _help(item.value)

@@ -21,6 +21,7 @@ LEARN2LEARN = (
     'pip install --no-deps --use-pep517 --config-settings="--build-option=build_ext" learn2learn==0.2.0'
 )
 EXTRAS = {
+    "numba": "fused memories on the CPU: pip install 'mannbench[fast]'",
     "triton": "GPU kernels: pip install 'mannbench[gpu]' (Linux)",
     "learn2learn": f"its algorithms on our tasks: {LEARN2LEARN}",
     "pytest": "the tests: pip install -e '.[dev]'",

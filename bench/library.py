@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import executor, grid, records
+from bench.api import Backend
 from bench.errors import BenchError
-from bench.training import Context, Progress, device_of
+from bench.training import Context, Progress, backend_of, device_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +29,7 @@ def run(
     workers: int = 1,
     threads: int | None = None,
     device: str = "cpu",
+    backend: Backend = "auto",
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> list[records.Record]:
     """Run a grid and return its records; cells that are recorded already are not run again.
@@ -42,6 +44,7 @@ def run(
         results: folder of records.
         workers, threads: processes, and torch threads in each.
         device: cpu, cuda or auto.
+        backend: auto, reference or fused: how it is computed; records say what ran.
         report: called with a `Progress` as work goes on.
 
     Raises:
@@ -52,7 +55,7 @@ def run(
         os.environ["BENCH_DATA"] = str(data)
     methods, tasks, set = ([each] if isinstance(each, str) else each for each in (methods, tasks, set))
     plan = grid.plan(suite, methods, tasks, seeds, set, steps)
-    context = Context(Path(results), device_of(device), threads_for(workers, threads), report)
+    context = Context(Path(results), device_of(device), threads_for(workers, threads), backend_of(backend), report)
     pending = [c for c in plan.cells if not records.path_of(context.results, c.spec).exists()]
     if pending:
         executor.preflight(context.results)

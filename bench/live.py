@@ -13,7 +13,7 @@ from rich.progress import Progress as Bars
 
 from bench.executor import WAITING, Outcome
 from bench.grid import Cell
-from bench.training import Progress
+from bench.training import COMPILING, Progress
 
 EVERY_S = 10.0
 """A plain line a running cell at most so often; after some minutes up to once a minute."""
@@ -58,7 +58,9 @@ class Board:
         """Take in what a cell reports."""
         pace = self.paces.get(progress.id)
         # The clock starts with the first step, which is a later one where training is resumed.
-        if pace is None or (pace.now is not None and progress.phase != pace.now.phase in ("starting", WAITING)):
+        if pace is None or (
+            pace.now is not None and progress.phase != pace.now.phase in ("starting", WAITING, COMPILING)
+        ):
             pace = self.paces[progress.id] = Pace(time.monotonic(), progress.step)
         pace.now = progress
         return pace
@@ -112,7 +114,7 @@ class Lines:
     def report(self, progress: Progress) -> None:
         """Print where a cell is, if its last line is old enough."""
         pace, now = self.board.note(progress), time.monotonic()
-        waits = progress.phase == WAITING and pace.phase != progress.phase
+        waits = progress.phase in (WAITING, COMPILING) and pace.phase != progress.phase
         pace.phase = progress.phase
         every = min(60.0, max(EVERY_S, (now - pace.began) / 10))
         if waits or now - (pace.shown or pace.began) >= every:

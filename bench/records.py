@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import reprlib
 import textwrap
@@ -11,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bench import files
-from bench.config import MISSING, NONE, NUMBER, PLAIN, TEXT, TRUTH, WHOLE, canonical, digest, misfit
+from bench import documents, files
+from bench.config import MISSING, NONE, NUMBER, PLAIN, TEXT, TRUTH, WHOLE, canonical, digest
 from bench.errors import BenchError
 
 SCHEMA = 1
@@ -26,13 +25,14 @@ SHAPE: Any = {
         "method": {"name": TEXT, "version": WHOLE, "fields": FIELDS},
         "task": {"name": TEXT, "version": WHOLE, "fields": FIELDS, "data": TEXT + NONE},
         "seed": WHOLE,
-        "budget": {"steps": WHOLE, ...: PLAIN},
+        "budget": {"steps": WHOLE, "validations": WHOLE + MISSING, ...: PLAIN},
     },
     "outcome": TEXT,
     "result": {
         "metric": TEXT,
         "higher_is_better": TRUTH,
         "selected_step": WHOLE + NONE,
+        "solved": NUMBER + MISSING,
         "curve": [{"step": WHOLE, "loss": NUMBER + NONE, "val": NUMBER + NONE, ...: ANY}],
         "evaluations": {
             ...: {
@@ -69,6 +69,7 @@ SHAPE: Any = {
         "dirty": TRUTH + NONE + MISSING,
         "device": TEXT + NONE + MISSING,
         "threads": WHOLE + MISSING,
+        "backend": TEXT + MISSING,
         "plugins": ({...: TEXT}, *MISSING),
         "resumed": ([{...: PLAIN}], *MISSING),
         ...: ANY,
@@ -77,8 +78,6 @@ SHAPE: Any = {
     "finished": TEXT,
 }
 """What is in a file, see `config.misfit`. Readers rely on it and check no types of their own."""
-DIGITS = 300
-"""Whole numbers that are longer are refused: no float is as large."""
 LARGEST = 10**18
 """Seeds, steps and versions stay below it, so that arrays can hold them."""
 
@@ -163,39 +162,14 @@ def read(path: Path) -> Record:
     Raises:
         BenchError: not JSON, a newer schema, a NaN, missing parts, or an id that does not match its spec.
     """
-    content = parse(path, SCHEMA)
-    wrong = misfit(content, SHAPE).removeprefix(".") or _contradiction(content)
+    content = documents.read(path, "record", SCHEMA, SHAPE)
+    wrong = _contradiction(content)
     if wrong:
         raise BenchError(f"{path} is not a whole record: {wrong}")
     record = Record(**content)
     if digest(record.spec) != record.id:
         raise BenchError(f"{path} has the id {record.id}, but its spec gives {digest(record.spec)}; it was altered")
     return record
-
-
-def parse(path: Path, newest: int) -> dict[str, Any]:
-    """The content of a JSON file that has a schema number, which is all of it that is checked.
-
-    Raises:
-        BenchError: not JSON, a NaN, no schema number, or one above the newest.
-    """
-    try:
-        text = path.read_bytes().decode()
-        content = _PARSER.decode(text)
-        if "\\u" in text:
-            json.dumps(content, ensure_ascii=False).encode()  # refuses half a character, which nothing could print
-    except OSError as error:
-        raise BenchError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise BenchError(f"{path} is not a record: {error}") from None
-    schema = content.get("schema") if isinstance(content, dict) else None
-    if type(schema) is not int:
-        raise BenchError(f"{path} is not a record: it has no schema number")
-    if schema > newest:
-        raise BenchError(
-            f"{path} has schema {schema}, newer than this version's {newest}; upgrade mannbench to read it"
-        )
-    return content
 
 
 def load(results: Path) -> Loaded:
@@ -233,17 +207,6 @@ def find(results: Path, prefix: str) -> tuple[Path, Record]:
 
 def _paths(results: Path) -> Iterator[Path]:
     return (p for p in sorted((results / "runs").glob("*/*/s*-*.json")) if not p.name.startswith("."))
-
-
-def _refuse(text: str) -> Any:
-    raise ValueError(f"it holds {text[:30]}")
-
-
-def _whole(text: str) -> int:
-    return int(text) if len(text) <= DIGITS else _refuse(text)
-
-
-_PARSER = json.JSONDecoder(parse_int=_whole, parse_constant=_refuse)
 
 
 def _contradiction(content: dict[str, Any]) -> str:

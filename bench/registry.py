@@ -1,4 +1,4 @@
-"""Names to methods, tasks and suites: built-in files, installed entry points and local plug-in files.
+"""Names to methods, tasks, ops and suites: built-in files, installed entry points and local plug-in files.
 
 Built-in modules of `bench.tasks`, `baselines` and `mann` are found by listing those packages, so a new file is a
 new entry. A third party's package names its module under the entry-point group `mannbench.plugins`; a single file
@@ -22,16 +22,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, dataclass_transform
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
 
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
-    from bench.api import Method, Task
+    from bench.api import Method, Op, Task
 
-Kind = Literal["method", "task"]
+Kind = Literal["method", "task", "op", "variant"]
 BUILT_IN = ("bench.tasks", "baselines", "mann")
 ENTRY_POINTS = "mannbench.plugins"
+V = TypeVar("V", bound=Callable[..., Any])
 
 
 @dataclass
@@ -39,14 +40,14 @@ class Registry:
     """All entries of one kind, by name, and where each comes from."""
 
     kind: Kind
-    entries: dict[str, type[Any]] = field(default_factory=dict)
+    entries: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
 
-    def add(self, name: str, cls: type[Any]) -> None:
-        """Enter a class under a name.
+    def add(self, name: str, cls: Any) -> None:
+        """Enter a class, or a function, under a name.
 
         Raises:
-            BenchError: the name is taken by another class, or cannot be part of a path and of a command.
+            BenchError: the name is taken by another one, or cannot be part of a path and of a command.
         """
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
             raise BenchError(
@@ -63,6 +64,10 @@ class Registry:
 
 METHODS = Registry("method")
 TASKS = Registry("task")
+OPS = Registry("op")
+VARIANTS = Registry("variant")
+"""Functions, by "op.variant"."""
+REGISTRIES = (METHODS, TASKS, OPS, VARIANTS)
 failures: dict[str, str] = {}
 """Plug-ins that could not be imported: origin -> what went wrong."""
 _origin = ""
@@ -90,6 +95,28 @@ def method(name: str, source: str = "") -> Callable[[type[Method]], type[Method]
 def task(name: str, source: str = "") -> Callable[[type[Task]], type[Task]]:
     """Register a task: the class becomes a frozen dataclass whose fields are its config."""
     return _decorator(TASKS, name, source)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(option, field))
+def op(name: str, source: str = "") -> Callable[[type[Op]], type[Op]]:
+    """Register an op: the class becomes a frozen dataclass whose fields are its sizes."""
+    return _decorator(OPS, name, source)
+
+
+def variant(
+    op: str, name: str, *, devices: tuple[str, ...] = ("cpu", "cuda"), dtypes: tuple[str, ...] | None = None
+) -> Callable[[V], V]:
+    """Register a function as another way to compute an op: it takes the op and its inputs, and gives its outputs.
+
+    devices, dtypes: where it works; None: whatever the op has.
+    """
+
+    def register(function: V) -> V:
+        function.__dict__.update(devices=devices, dtypes=dtypes)
+        VARIANTS.add(f"{op}.{name}", function)
+        return function
+
+    return register
 
 
 def _decorator(registry: Registry, name: str, source: str) -> Callable[[type[Any]], type[Any]]:
@@ -129,7 +156,7 @@ def plugin_files() -> list[Path]:
 def _try(origin: str, importer: Callable[[], object]) -> None:
     global _origin
     _origin = origin
-    before = [(registry, dict(registry.entries), dict(registry.origins)) for registry in (METHODS, TASKS)]
+    before = [(registry, dict(registry.entries), dict(registry.origins)) for registry in REGISTRIES]
     try:
         importer()
     except (KeyboardInterrupt, MemoryError):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import executor, grid, live, records, views
+from bench.api import Backend
 from bench.errors import BenchError
 from bench.executor import Outcome
 from bench.grid import Cell
@@ -34,6 +35,7 @@ class Request:
     workers: int = 1
     threads: int | None = None
     device: str = "cpu"
+    backend: Backend = "auto"
     picture: bool = True
 
 
@@ -88,7 +90,7 @@ def run(request: Request, as_json: bool) -> tuple[int, dict[str, Any]]:
     if store.pending:
         executor.preflight(request.results)
         with live.display(store.pending, err) as display:
-            context = Context(request.results, device, threads, display.report)
+            context = Context(request.results, device, threads, request.backend, display.report)
             outcomes = executor.execute(
                 store.pending, context, request.workers, lambda o: display.finished(o, _ended(request.results, o))
             )

@@ -122,7 +122,7 @@ def _solved(group: pd.DataFrame) -> dict[str, Any]:
     tried = [
         row
         for row in rows_of(group[group["evaluation"] == ""])
-        if row.outcome != "missing" and row.spec["budget"]["validations"] and not math.isnan(row.solved)
+        if row.outcome != "missing" and row.spec["budget"].get("validations") and not math.isnan(row.solved)
     ]
     if not tried:
         return {"n_solved": 0, "n_tried": 0, "unsolved": ""}

@@ -10,19 +10,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
 
 from bench import checkpoints, environment, records
-from bench.api import Episode, Learner, Split, Task, TrainedMethod, answer
+from bench.api import Backend, Episode, Learner, Split, Task, TrainedMethod, answer
 from bench.config import canonical
 from bench.errors import BenchError, Unsuited
 from bench.grid import Cell
 from bench.seeding import generator, torch_seed
 
 CHECKPOINT_S = 20.0
+COMPILING = "compiling"
 INSTANCES = 10
 """Accuracy is recorded for the first ten presentations of a class, or the first ten groups of a task."""
 
@@ -49,6 +50,7 @@ class Context:
     results: Path
     device: str = "cpu"
     threads: int = 1
+    backend: Backend = "auto"
     report: Callable[[Progress], None] = lambda progress: None
     stopping: Callable[[], bool] = lambda: False
     checkpoint_s: float = CHECKPOINT_S
@@ -71,6 +73,8 @@ class Training:
     train_s: float = 0.0
     train_cpu_s: float = 0.0
     """Processor time of all threads: what training costs also where other programs run beside it."""
+    ran: list[str] = field(default_factory=list)
+    """Backends that have been at work, before a resumption too."""
     resumed: list[dict[str, Any]] = field(default_factory=list)
     """Where training was taken up again, and by which code."""
 
@@ -78,14 +82,15 @@ class Training:
         """As a checkpoint holds it."""
         assert self.optimiser is not None
         notes = {
-            k: getattr(self, k) for k in ("best_step", "best_score", "loss_sum", "loss_steps", "train_s", "train_cpu_s")
-        }
+            k: getattr(self, k)
+            for k in ("best_step", "best_score", "loss_sum", "loss_steps", "train_s", "train_cpu_s", "curve", "resumed")
+        } | {"ran": sorted({*self.ran, *self.learner.ran})}
         return {
             "learner": self.learner.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "best": self.best,
             # JSON keeps floats to the bit and needs no pickled containers.
-            "notes": json.dumps(notes | {"curve": self.curve, "resumed": self.resumed}),
+            "notes": json.dumps(notes),
         }
 
     def restore(self, content: dict[str, Any]) -> None:
@@ -116,6 +121,8 @@ def run_cell(cell: Cell, context: Context) -> records.Record:
         torch.manual_seed(torch_seed("init", cell.method.name, cell.seed))
         learner = cell.method.build(cell.task.training()).to(context.device)
         testers = _testers(cell, learner, context.device)
+        for each in (learner, *(tester for _, tester in testers.values())):
+            each.use(context.backend, lambda: context.report(Progress(cell.id, COMPILING, 0, 0)))
         training = Training(learner, None)
         finite = True
         if isinstance(cell.method, TrainedMethod):
@@ -124,6 +131,7 @@ def run_cell(cell: Cell, context: Context) -> records.Record:
             if isinstance(cell.method, TrainedMethod):
                 finite = _train(cell, cell.method, training, testers[""][1], context)
             evaluations, eval_s = _test(cell, training, testers, context) if finite else ({}, 0.0)
+            ran = {*training.ran, *learner.ran}.union(*(tester.ran for _, tester in testers.values()))
             diagnostics = _diagnostics(cell, testers[""][1], context) if evaluations else None
         except Interrupted:
             if training.optimiser is not None:
@@ -152,7 +160,9 @@ def run_cell(cell: Cell, context: Context) -> records.Record:
             "peak_bytes": environment.peak_memory(context.device),
         },
         data={"name": cell.task.dataset, "sha256": cell.spec["task"]["data"]} if cell.task.dataset else None,
-        env=env | ({"resumed": training.resumed} if training.resumed else {}),
+        env=env
+        | ({"backend": " and ".join(sorted(ran))} if ran else {})
+        | ({"resumed": training.resumed} if training.resumed else {}),
         started=started,
         finished=_now(),
     )
@@ -373,3 +383,14 @@ def device_of(choice: str) -> str:
     if choice == "cuda" and not there:
         raise BenchError("there is no CUDA device here; use --device cpu, or see `bench doctor`")
     return "cuda" if there and choice != "cpu" else "cpu"
+
+
+def backend_of(choice: str) -> Backend:
+    """A backend by its name.
+
+    Raises:
+        BenchError: there is no such backend.
+    """
+    if choice not in get_args(Backend):
+        raise BenchError(f"the backend is auto, reference or fused, not '{choice}'")
+    return cast(Backend, choice)

@@ -10,6 +10,8 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from bench.api import part
+
 SOFTENING = 1e-6
 """Added to squared lengths in a cosine: that of a zero vector is zero, and gradients stay bounded."""
 LEAST = 1e-16
@@ -26,6 +28,7 @@ def queries(keys: Tensor, strengths: Tensor) -> Tensor:
     return keys * (strengths * inverse_length(keys.square().sum(2, keepdim=True)))
 
 
+@part("addressing")
 def content(memory: Tensor, queries: Tensor, masks: Tensor | None = None) -> Tensor:
     """softmax_i β cos(k, M(i)) (Graves et al. 2014, eq. 5, 6): weights, [batch, heads, slots].
 
@@ -42,6 +45,12 @@ def content(memory: Tensor, queries: Tensor, masks: Tensor | None = None) -> Ten
     return (torch.bmm(queries, memory.transpose(1, 2)) * lengths).softmax(2)
 
 
+@part("read")
+def weighted_read(weights: Tensor, memory: Tensor) -> Tensor:
+    """Σ_i w(i) M(i) (Graves et al. 2014, eq. 2): what each head reads, [batch, heads, width]."""
+    return torch.bmm(weights, memory)
+
+
 def sharpen(weights: Tensor, power: Tensor) -> Tensor:
     """w(i)^γ / Σ_j w(j)^γ (Graves et al. 2014, eq. 9) as softmax_i γ log w(i), which no γ can underflow."""
     return (power * weights.clamp_min(LEAST).log()).softmax(2)
@@ -52,6 +61,7 @@ def product(factors: Tensor) -> Tensor:
     return reduce(torch.mul, factors.unbind(1))
 
 
+@part("write")
 def erase_and_add(memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor) -> Tensor:
     """M(i) Π_h (1 - w_h(i) e_h) + Σ_h w_h(i) a_h (Graves et al. 2014, eq. 3, 4): all heads erase, then all add."""
     if weights.shape[1] == 1:  # the usual case, with fewer passes over the memory

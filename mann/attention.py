@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.api import Addresses, BenchError, Memory, Task, loadable, method, option
+from bench.api import Addresses, BenchError, Memory, Task, loadable, method, option, part
 from mann.learner import MemoryMethod, shared_fields
 
 
@@ -88,6 +88,7 @@ class AttentionMemory(Memory[AttentionState]):
         written = F.one_hot(after.age.argmax(1), self.options.slots).to(interface.dtype)
         return Addresses(self.weights(query, state), written.unsqueeze(1), -state.age)
 
+    @part("read")
     def read(self, query: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
         """What a query finds, [batch, width], and the state with the slots it used made young.
 
@@ -98,6 +99,7 @@ class AttentionMemory(Memory[AttentionState]):
         accessed = weights.detach().mean(1) > self.options.threshold
         return read, state._replace(age=(state.age + 1).masked_fill(accessed, 0.0))
 
+    @part("addressing")
     def weights(self, query: Tensor, state: AttentionState) -> Tensor:
         """Attention weights, [batch, heads, slots]: a distribution over what is stored, or zeros when nothing is."""
         stored = state.age.isfinite().unsqueeze(1)
@@ -106,6 +108,7 @@ class AttentionMemory(Memory[AttentionState]):
         # The lowest finite number, not -inf: the softmax over an empty memory must have a gradient, namely zero.
         return scores.masked_fill(~stored, torch.finfo(scores.dtype).min).softmax(2) * stored
 
+    @part("write")
     def write(self, key: Tensor, value: Tensor, state: AttentionState) -> AttentionState:
         """Replace what the least recently used slot holds. key, value: [batch, width]."""
         oldest = state.age.argmax(1, keepdim=True)

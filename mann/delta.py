@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.api import BenchError, Memory, Task, method, option
+from bench.api import BenchError, Memory, Task, method, option, part
 from mann.learner import MemoryMethod, shared_fields
 
 EPSILON = 1e-6
@@ -136,6 +136,7 @@ class Delta(Memory[DeltaState]):
         return read[..., :-1] / (read[..., -1:] + EPSILON) if self.divides else read
 
 
+@part("write")
 def write(weights: Tensor, keys: Tensor, values: Tensor, gates: Tensor, rule: Rule) -> Tensor:
     """One write. weights: [n, key, value]; keys: [n, key]; values: [n, value]; gates: [n]."""
     rows, keys = values.unsqueeze(1), keys.unsqueeze(1)

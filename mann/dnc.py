@@ -39,8 +39,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.api import Addresses, BenchError, Memory, Task, method, option
-from mann.addressing import content, erase_and_add, product, queries, sharpen
+from bench.api import Addresses, BenchError, Memory, Task, method, option, part
+from mann.addressing import content, erase_and_add, product, queries, sharpen, weighted_read
 from mann.learner import MemoryMethod, shared_fields
 
 UNUSED = 1e-30
@@ -143,10 +143,9 @@ class DNC(Memory[DNCState]):
         memory = erase_and_add(kept, written, c.erase, c.value)
         read, links, precedence = content(memory, c.queries[0], c.masks[0]), state.links, state.precedence
         if self.options.links:
-            links, *along = Linkage.apply(state.links, written, precedence, state.read)
-            precedence = precedence * (1 - written.sum(2, keepdim=True)) + written
+            links, precedence, *along = linked(state, written)
             read = self.mix(c, read, *along)
-        return torch.bmm(read, memory).flatten(1), DNCState(memory, usage, links, precedence, read, written)
+        return weighted_read(read, memory).flatten(1), DNCState(memory, usage, links, precedence, read, written)
 
     def addresses(self, interface: Tensor, state: DNCState) -> Addresses:
         """w^r and w^w, the usage u_t that the step allocates by, g^a, g^w and the mean of the free gates."""
@@ -181,11 +180,13 @@ class DNC(Memory[DNCState]):
             powers,
         )
 
+    @part("addressing")
     def place(self, c: Controls, memory: Tensor, usage: Tensor) -> Tensor:
         """Where the step writes: w^w, [batch, 1, slots]."""
         found = content(memory, c.queries[1], c.masks[1])
         return c.write * torch.lerp(found, allocation(usage).unsqueeze(1), c.allocate)
 
+    @part("addressing")
     def mix(self, c: Controls, found: Tensor, backward: Tensor, forward: Tensor) -> Tensor:
         """Where the step reads: w^r out of content, backward and forward weights, each [batch, reads, slots]."""
         if self.options.sharp_links:
@@ -194,12 +195,14 @@ class DNC(Memory[DNCState]):
         return by_backward * backward + by_content * found + by_forward * forward
 
 
+@part("usage")
 def used(state: DNCState, retention: Tensor) -> Tensor:
     """Usage u_t, [batch, slots]. retention: ψ, [batch, slots]."""
     written = state.written.squeeze(1)
     return torch.addcmul(state.usage, written, 1 - state.usage) * retention
 
 
+@part("usage")
 def allocation(usage: Tensor) -> Tensor:
     """Allocation weights a, [batch, slots]: the free slots, the freest first."""
     ascending, order = usage.sort(dim=1, stable=True)
@@ -207,6 +210,14 @@ def allocation(usage: Tensor) -> Tensor:
     # A product of all before, as a sum of logarithms: `cumprod` would ask the device whether a factor is zero.
     before = (logs.cumsum(1) - logs).exp()
     return torch.zeros_like(usage).scatter(1, order, (1 - ascending) * before)
+
+
+@part("addressing")
+def linked(state: DNCState, written: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """L_t, p_t, b_t and f_t. written: w^w_t, [batch, 1, slots]."""
+    links, backward, forward = Linkage.apply(state.links, written, state.precedence, state.read)
+    precedence = state.precedence * (1 - written.sum(2, keepdim=True)) + written
+    return links, precedence, backward, forward
 
 
 class Linkage(torch.autograd.Function):

@@ -6,7 +6,7 @@ interface; the memory gives r_t; the prediction is a linear map of (h_t, r_t) (S
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, TypeVar
@@ -14,10 +14,11 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from bench.api import Addresses, BenchError, Examples, Learner, Memory, Task, TrainedMethod, option
+from bench.api import Addresses, Backend, BenchError, Examples, Learner, Memory, Task, TrainedMethod, option
 from mann.ablations import ABLATIONS, AblationName
 from mann.controllers import CONTROLLERS, Controller, ControllerName
 from mann.encoders import Encoder, EncoderName, make_encoder, unsuited_encoder
+from mann.kernels import registry
 from mann.states import fork
 
 __all__ = ["MemoryLearner", "MemoryMethod", "SequenceLearner", "fork", "previous", "shared_fields", "unroll"]
@@ -117,17 +118,19 @@ class MemoryLearner(SequenceLearner):
         return State(self.controller.initial_state(batch, like), read, self.memory.initial_state(batch, like))
 
     def run(self, x: Tensor, label: Tensor, state: State) -> tuple[Tensor, State]:
-        """See `SequenceLearner.run`."""
-        controller, read, memory = state
-        hidden, reads = [], []
-        for step in self.controller.project(torch.cat((self.encoder(x), label), -1)).unbind(1):
-            h, controller = self.controller(step, read, controller)
-            r, memory = self.memory(self.interface(h), memory)
-            read = r if self.feed_read else read
-            hidden.append(h)
-            reads.append(r)
-        features = torch.cat((torch.stack(hidden, 1), torch.stack(reads, 1)), -1)
-        return self.output(features), State(controller, read, memory)
+        """See `SequenceLearner.run`; by a fused scan where there is one and `backend` lets it."""
+        projected = self.controller.project(torch.cat((self.encoder(x), label), -1))
+        fused = registry.choose(self, projected, state)
+        self.ran |= {"fused" if fused else "reference"}
+        hidden, reads, state = (fused or reference)(self, projected, state)
+        return self.output(torch.cat((hidden, reads), -1)), state
+
+    def use(self, backend: Backend, compiling: Callable[[], None] = lambda: None) -> None:
+        """See `Learner.use`."""
+        reason = None if backend == "reference" else registry.prepare(self, compiling)
+        if backend == "fused" and reason:
+            raise BenchError(f"the fused path cannot be used: {reason}; use the backend auto or reference")
+        self.backend = backend
 
     @torch.no_grad()
     def trace(self, x: Tensor, y: Tensor) -> Addresses | None:
@@ -144,12 +147,31 @@ class MemoryLearner(SequenceLearner):
             asking = False
 
         hook = self.memory.register_forward_pre_hook(ask)
+        backend, self.backend = self.backend, "reference"  # which calls the memory at each step
         try:
             self.stream(x, y)
         finally:
             hook.remove()
+            self.backend = backend
         steps = [step for step in found if step is not None]
         return stacked(steps) if steps else None
+
+
+def reference(learner: MemoryLearner, projected: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+    """Controller and memory step by step: what every fused scan must equal.
+
+    projected: [batch, time, …], of `Controller.project`. Returns h, [batch, time, size], what was read, [batch, time,
+    read_size], and the state after the last step.
+    """
+    controller, read, memory = state
+    hidden, reads = [], []
+    for step in projected.unbind(1):
+        h, controller = learner.controller(step, read, controller)
+        r, memory = learner.memory(learner.interface(h), memory)
+        read = r if learner.feed_read else read
+        hidden.append(h)
+        reads.append(r)
+    return torch.stack(hidden, 1), torch.stack(reads, 1), State(controller, read, memory)
 
 
 def stacked(steps: Sequence[Addresses]) -> Addresses:

@@ -34,7 +34,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bench.api import Addresses, BenchError, Memory, Task, method, option
+from bench.api import Addresses, BenchError, Memory, Task, method, option, part
+from mann.addressing import weighted_read
 from mann.controllers import ControllerName
 from mann.learner import MemoryMethod, shared_fields
 
@@ -119,8 +120,8 @@ class LRUA(Memory[LRUAState]):
         keys, values, gate = self.parse(interface)
         memory, written = self.write(values, gate, state)
         read, weights = self.read(keys, state.memory if self.options.read == "before" else memory)
-        touched = (weights + written).detach().sum(1)
-        return read, LRUAState(memory, self.options.decay * state.usage + touched, weights), written
+        usage = used(state.usage, weights, written, self.options.decay)
+        return read, LRUAState(memory, usage, weights), written
 
     def parse(self, interface: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The interface as keys and values, [batch, heads, width], and gate σ(α), [batch or 1, heads or 1, 1]."""
@@ -131,16 +132,13 @@ class LRUA(Memory[LRUAState]):
 
     def read(self, keys: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """What the keys find, [batch, heads · width], and the weights w^r, [batch, heads, slots] (eq. 17-19)."""
-        norms = torch.linalg.vector_norm(keys, dim=2).unsqueeze(2) * torch.linalg.vector_norm(memory, dim=2).unsqueeze(
-            1
-        )
-        cosines = torch.bmm(keys, memory.transpose(1, 2)) / (norms + EPSILON)
-        weights = cosines.softmax(2)
-        return torch.bmm(weights, memory).flatten(1), weights
+        weights = address(keys, memory)
+        return weighted_read(weights, memory).flatten(1), weights
 
+    @part("write")
     def write(self, values: Tensor, gate: Tensor, state: LRUAState) -> tuple[Tensor, Tensor]:
         """The memory after writing, and the weights w^w, [batch, heads, slots] (eq. 21-23)."""
-        least = state.usage.argsort(dim=1, stable=True)[:, : self.options.heads]
+        least = least_used(state.usage, self.options.heads)
         if self.options.head_slots == "shared":
             unused = torch.zeros_like(state.usage).scatter(1, least, 1.0).unsqueeze(1)
         else:
@@ -149,6 +147,25 @@ class LRUA(Memory[LRUAState]):
         erased = least[:, :1] if self.options.erase == "one" else least
         keep = torch.ones_like(state.usage).scatter(1, erased, 0.0).unsqueeze(2)
         return torch.baddbmm(state.memory * keep, weights.transpose(1, 2), values), weights
+
+
+@part("addressing")
+def address(keys: Tensor, memory: Tensor) -> Tensor:
+    """w^r, [batch, heads, slots] (eq. 17, 18). keys: [batch, heads, width]."""
+    lengths = torch.linalg.vector_norm(keys, dim=2).unsqueeze(2), torch.linalg.vector_norm(memory, dim=2).unsqueeze(1)
+    return (torch.bmm(keys, memory.transpose(1, 2)) / (lengths[0] * lengths[1] + EPSILON)).softmax(2)
+
+
+@part("usage")
+def used(usage: Tensor, read: Tensor, written: Tensor, decay: float) -> Tensor:
+    """w^u_t out of w^u_{t-1}, [batch, slots], w^r and w^w, [batch, heads, slots] (eq. 20); without gradient."""
+    return decay * usage + (read + written).detach().sum(1)
+
+
+@part("usage")
+def least_used(usage: Tensor, count: int) -> Tensor:
+    """The slots used least, the least first: [batch, count] (eq. 21)."""
+    return usage.argsort(dim=1, stable=True)[:, :count]
 
 
 @method("mann", source="Santoro et al. 2016, arXiv:1605.06065")

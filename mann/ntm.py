@@ -40,8 +40,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.api import Addresses, BenchError, Memory, Task, method, option
-from mann.addressing import content, erase_and_add, queries, sharpen
+from bench.api import Addresses, BenchError, Memory, Task, method, option, part
+from mann.addressing import content, erase_and_add, queries, sharpen, weighted_read
 from mann.learner import MemoryMethod, shared_fields
 
 
@@ -136,7 +136,7 @@ class NTM(Memory[NTMState]):
         weights = self.address(heads, state)
         reading, writing = weights.split((self.options.reads, self.options.writes), 1)
         memory = erase_and_add(state.memory, writing, heads.erase, heads.add)
-        read = torch.bmm(reading, state.memory if self.options.read == "before" else memory)
+        read = weighted_read(reading, state.memory if self.options.read == "before" else memory)
         return read.flatten(1), NTMState(memory, weights)
 
     def addresses(self, interface: Tensor, state: NTMState) -> Addresses:
@@ -162,6 +162,7 @@ class NTM(Memory[NTMState]):
             add,
         )
 
+    @part("addressing")
     def address(self, heads: Heads, state: NTMState) -> Tensor:
         """Where all heads are in this step, [batch, heads, slots] (eq. 5-9)."""
         gated = torch.lerp(state.weights, content(state.memory, heads.queries), heads.gates)

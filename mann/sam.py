@@ -47,7 +47,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from bench.api import Addresses, BenchError, Memory, Task, method, option
+from bench.api import Addresses, BenchError, Memory, Task, method, option, part
 from mann.index import (
     LSH,
     Log,
@@ -300,6 +300,7 @@ class SAM(Memory[SAMState]):
         strength = 1 + F.softplus(strength).unsqueeze(2)
         return Parts(query.unflatten(1, (reads, -1)), strength, value, gate.sigmoid(), share)
 
+    @part("usage")
     def write_weights(self, parts: Parts, state: SAMState) -> Access:
         """w^W (eq. 5) at the slots read last, then at the least recently accessed one: [batch, reads · k + 1]."""
         least = state.usage.argmin(1, keepdim=True) if self.options.usage == "u1" else least_recent(state.usage)
@@ -307,6 +308,7 @@ class SAM(Memory[SAMState]):
         weights = parts.gate * torch.cat((again, parts.share[:, -1:]), 1)
         return Access(torch.cat((state.slots.flatten(1), least), 1), weights)
 
+    @part("write")
     def write(self, access: Access, value: Tensor, state: SAMState, journal: Journal | None, log: Log | None) -> Tensor:
         """Erase the last of the slots, add the value to all by their weights (eq. 3); returns the flow behind it."""
         slots, weights = access
@@ -319,6 +321,7 @@ class SAM(Memory[SAMState]):
                 self.lsh.update(state.table, slots, old, new, log)
         return Write.apply(state.flow, weights, value, slots, journal)
 
+    @part("addressing")
     @torch.no_grad()
     def nearest(self, query: Tensor, state: SAMState) -> tuple[Tensor, Tensor | None]:
         """The k slots nearest to each query, [batch, reads, k], and which were found; None: all."""
@@ -326,6 +329,7 @@ class SAM(Memory[SAMState]):
             return self.lsh.nearest(state.table, query, state.memory, self.options.k)
         return nearest(query, state.memory, self.options.k), None
 
+    @part("usage")
     @torch.no_grad()
     def settle(
         self, written: Access, read: Access, state: SAMState, journal: Journal | None, log: Log | None
@@ -364,6 +368,7 @@ def journal(interface: Tensor, state: SAMState) -> Journal | None:
     return known if same else Journal(state.clock, state.step)
 
 
+@part("addressing")
 def content(parts: Parts, rows: Tensor, found: Tensor | None) -> Tensor:
     """Softmax of β cos(q, row) over a head's rows, zero for those not found. rows: [batch, reads, k, width]."""
     near = cosine(parts.query.flatten(0, 1).unsqueeze(1), rows.flatten(0, 1)).view(rows.shape[:3])

@@ -1,0 +1,277 @@
+"""Arithmetic that compiled scans share: exponentials that vectorise, and small matrix products.
+
+Everything here is for numba. Numbers of a kernel have one type, float32 or float64: a literal is written `one(x)` or
+made from the array's own type, because a bare literal would make float64 of float32.
+
+Products may be fused into sums ("contract"): the same compiled code gives the same bits, and NaN and infinity stay what
+they are. What is computed for a slot comes out the same to the bit wherever the slot lies, so that usages that tie stay
+tied. Only sums over slots may be taken in another order than written ("reassoc").
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numba.extending import overload
+
+CONFIG: Any = numba.config
+FLAGS: Any = {"nogil": True, "error_model": "numpy"}
+IN_ORDER = {"contract"}
+ANY_ORDER = {"contract", "reassoc", "nsz"}
+
+
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile on the first call. Callers that are compiled themselves take it in."""
+    return numba.njit(fastmath=IN_ORDER, **FLAGS)(function)
+
+
+def summing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a function whose sums may be taken in any order."""
+    return numba.njit(fastmath=ANY_ORDER, **FLAGS)(function)
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile on the first call, once a machine: the code is kept on disk, see `folder`.
+
+    Where no folder can be written it is compiled once a process.
+    """
+    given, CONFIG.CACHE_DIR = CONFIG.CACHE_DIR, str(folder())
+    try:
+        return numba.njit(fastmath=IN_ORDER, cache=True, **FLAGS)(function)
+    except RuntimeError:
+        return numba.njit(fastmath=IN_ORDER, **FLAGS)(function)
+    finally:
+        CONFIG.CACHE_DIR = given
+
+
+def folder() -> Path:
+    """Where compiled code is kept: under `$NUMBA_CACHE_DIR`, or beside Python's own compiled files.
+
+    One folder for each state of these sources: numba by itself looks at the file of the kernel alone, and would go on
+    with old code after a change of a function that the kernel calls.
+    """
+    here = Path(__file__).parent
+    content = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.glob("numba_*.py"))))
+    return Path(CONFIG.CACHE_DIR or here / "__pycache__") / f"kernels-{content.hexdigest()[:12]}"
+
+
+# --------------------------------------------------------------------------------------------------------- exponentials
+
+
+def exponential(x: float) -> float:
+    """e^x; 0 below the least normal number, infinity from the largest over √2; for compiled code."""
+    raise NotImplementedError
+
+
+def hyperbolic(x: float) -> float:
+    """tanh x, as precise near 0 as elsewhere; for compiled code."""
+    raise NotImplementedError
+
+
+def _make(real: type, whole: type, mantissa: int, bias: int, terms: int, high: float, low: float) -> tuple[Any, Any]:
+    """Exponential and hyperbolic tangent for one type.
+
+    e^x = 2^n e^r with |r| ≤ ln 2 / 2: e^r - 1 by its series, 2^n by writing n into the exponent's bits. n is rounded by
+    adding a number so large that nothing behind the point is left. ln 2 is split in `high`, whose product with any n is
+    exact, and `low`.
+    """
+    # All are of the one type: the compiler takes them in as constants.
+    rounding = real(1.5 * 2**mantissa)
+    zero_bits = whole(np.array(rounding).view(whole) - bias)
+    per, high, low, one, two = real(1 / math.log(2)), real(high), real(low), real(1), real(2)
+    smallest, largest, enough = real(-math.log(2) * bias), real(math.log(2) * (bias + 1)), real(40)
+    coefficients = tuple(real(1 / math.factorial(k)) for k in range(terms, 0, -1))
+    shift = whole(mantissa)
+
+    @numba.njit(fastmath=IN_ORDER, **FLAGS)
+    def parts(x: Any) -> Any:
+        """e^r - 1, 2^n."""
+        shifted = real(x * per + rounding)
+        n = shifted - rounding
+        r = (x - n * high) - n * low
+        p = coefficients[0]
+        for c in coefficients[1:]:
+            p = p * r + c
+        return p * r, whole((shifted.view(whole) - zero_bits) << shift).view(real)
+
+    def exponential(x: Any) -> Any:
+        x = smallest if x < smallest else x
+        x = largest if x > largest else x
+        p, power = parts(x)
+        return (p + one) * power
+
+    def hyperbolic(x: Any) -> Any:
+        x = two * x
+        x = -enough if x < -enough else x
+        x = enough if x > enough else x
+        p, power = parts(x)
+        less = p * power + (power - one)
+        return less / (less + two)
+
+    return exponential, hyperbolic
+
+
+_SINGLE = _make(np.float32, np.int32, 23, 127, 8, 0.693145751953125, 1.428606765330187e-06)
+_DOUBLE = _make(np.float64, np.int64, 52, 1023, 14, 0.6931471803691238, 1.9082149292705877e-10)
+
+
+@overload(exponential, jit_options={"fastmath": IN_ORDER, **FLAGS})
+def _exponential(x: Any) -> Any:
+    return (_SINGLE if x is numba.float32 else _DOUBLE)[0]
+
+
+@overload(hyperbolic, jit_options={"fastmath": IN_ORDER, **FLAGS})
+def _hyperbolic(x: Any) -> Any:
+    return (_SINGLE if x is numba.float32 else _DOUBLE)[1]
+
+
+@jit
+def one(x):
+    """1 of the array's type."""
+    return x.dtype.type(1)
+
+
+@jit
+def zero(x):
+    """0 of the array's type."""
+    return x.dtype.type(0)
+
+
+@jit
+def tanh_(x):
+    """tanh in place. x: [n]."""
+    for i in range(len(x)):
+        x[i] = hyperbolic(x[i])
+
+
+@jit
+def sigmoid_(x):
+    """σ in place. x: [n]."""
+    for i in range(len(x)):
+        x[i] = one(x) / (one(x) + exponential(-x[i]))
+
+
+# ------------------------------------------------------------------------------------------------------------- products
+
+
+@jit
+def _four(x, k):
+    return x[k], x[k + 1], x[k + 2], x[k + 3]
+
+
+@jit
+def _eight(x, k):
+    return x[k], x[k + 1], x[k + 2], x[k + 3], x[k + 4], x[k + 5], x[k + 6], x[k + 7]
+
+
+@jit
+def _column(rows, j):
+    return rows[0][j], rows[1][j], rows[2][j], rows[3][j], rows[4][j], rows[5][j], rows[6][j], rows[7][j]
+
+
+@jit
+def _dot(a, b):
+    total = a[0] * b[0]
+    for q in range(1, len(a)):
+        total += a[q] * b[q]
+    return total
+
+
+@jit
+def product(x, s, w, out, t):
+    """out[:, t] += x[:, s] @ w. x: [rows, ·, inner]; w: [inner, n]; out: [rows, ·, n].
+
+    Four rows and eight terms at a time, so that sums stay in registers and w is read once.
+    """
+    rows, inner, n = len(out), len(w), w.shape[1]
+    k = 0
+    while k + 8 <= inner:
+        part = _eight(w, k)
+        r = 0
+        while r + 4 <= rows:
+            a0, a1, a2, a3 = _eight(x[r, s], k), _eight(x[r + 1, s], k), _eight(x[r + 2, s], k), _eight(x[r + 3, s], k)
+            o0, o1, o2, o3 = out[r, t], out[r + 1, t], out[r + 2, t], out[r + 3, t]
+            for j in range(n):
+                column = _column(part, j)
+                o0[j] += _dot(a0, column)
+                o1[j] += _dot(a1, column)
+                o2[j] += _dot(a2, column)
+                o3[j] += _dot(a3, column)
+            r += 4
+        while r < rows:
+            a, o = _eight(x[r, s], k), out[r, t]
+            for j in range(n):
+                o[j] += _dot(a, _column(part, j))
+            r += 1
+        k += 8
+    while k < inner:
+        row = w[k]
+        for r in range(rows):
+            factor, o = x[r, s, k], out[r, t]
+            for j in range(n):
+                o[j] += factor * row[j]
+        k += 1
+
+
+@summing
+def correlate(x, w, out):
+    """out = x @ wᵀ. x: [rows, inner]; w: [n, inner]; out: [rows, n]."""
+    rows, inner = x.shape
+    r = 0
+    while r + 4 <= rows:
+        x0, x1, x2, x3 = _four(x, r)
+        for j in range(len(w)):
+            row = w[j]
+            s0 = s1 = s2 = s3 = zero(x)
+            for i in range(inner):
+                s0 += x0[i] * row[i]
+                s1 += x1[i] * row[i]
+                s2 += x2[i] * row[i]
+                s3 += x3[i] * row[i]
+            out[r, j], out[r + 1, j], out[r + 2, j], out[r + 3, j] = s0, s1, s2, s3
+        r += 4
+    while r < rows:
+        x0 = x[r]
+        for j in range(len(w)):
+            row = w[j]
+            s0 = zero(x)
+            for i in range(inner):
+                s0 += x0[i] * row[i]
+            out[r, j] = s0
+        r += 1
+
+
+@jit
+def plane(x):
+    """[n, m] as [n, 1, m], as `product` takes it."""
+    return x.reshape(len(x), 1, x.shape[1])
+
+
+@summing
+def total(x):
+    """Σ x. x: [n]."""
+    found = zero(x)
+    for i in range(len(x)):
+        found += x[i]
+    return found
+
+
+@summing
+def dot(x, y):
+    """Σ x y. x, y: [n]."""
+    found = zero(x)
+    for i in range(len(x)):
+        found += x[i] * y[i]
+    return found
+
+
+@jit
+def length(x):
+    """|x|. x: [n]."""
+    return x.dtype.type(math.sqrt(dot(x, x)))
