@@ -189,13 +189,9 @@ def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
-def render(results: Path, dirty: bool = False) -> dict[str, str]:
-    """The tables of all records by file name, `<name>.md`.
-
-    Raises:
-        BenchError: a file that is not a whole record.
-    """
-    return {f"{made['name']}.md": document(made) for made in load(results, dirty)}
+def render(loaded: Iterable[Record]) -> dict[str, str]:
+    """The tables of records by file name, `<name>.md`."""
+    return {f"{made['name']}.md": document(made) for made in loaded}
 
 
 def document(made: Record) -> str:
@@ -277,17 +273,13 @@ def _safe(text: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`python -m bench.benchmarks REPORT RESULTS`: records, and the picture of all series, out of a report."""
-    from bench import scaling_plots
-
+    """`python -m bench.benchmarks REPORT RESULTS`: records out of a report of pytest-benchmark."""
     report, results = map(Path, arguments)
     try:
         for made in from_report(json.loads(report.read_bytes())):
             print(f"wrote {write(results, made)}")
             if made["env"]["dirty"]:
                 print("  it was made by code that is not committed: `bench tables` leaves it out without --dirty")
-        picture = scaling_plots.write(load(results), results)
-        print(f"wrote {picture}" if picture else "no picture: no committed series")
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -12,10 +12,10 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bench import files
 from bench.config import digest
@@ -97,6 +97,21 @@ class Chart:
         """Of all that is drawn."""
         return digest([EDITION, asdict(self)], 64)
 
+    def png(self) -> bytes:
+        """The picture."""
+        return draw(self)
+
+
+class Picture(Protocol):
+    """What a gallery holds: a `Chart`, or the like of one."""
+
+    @property
+    def digest(self) -> str:
+        """Of all that is drawn."""
+
+    def png(self) -> bytes:
+        """The file."""
+
 
 def short(values: Iterable[float | None]) -> tuple[float | None, ...]:
     """Six digits, so that the last bit of a mean, which differs between machines, is in no digest; NaN is None."""
@@ -106,12 +121,12 @@ def short(values: Iterable[float | None]) -> tuple[float | None, ...]:
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-def check(charts: dict[str, Chart], folder: Path) -> list[str]:
+def check(charts: Mapping[str, Picture], folder: Path) -> list[str]:
     """Names of the pictures that are not there, or drawn from other data, sorted."""
     return sorted(name for name, chart in charts.items() if digest_of(folder / name) != chart.digest)
 
 
-def write(charts: dict[str, Chart], folder: Path) -> list[str]:
+def write(charts: Mapping[str, Picture], folder: Path) -> list[str]:
     """Draw what is stale, and return the names.
 
     Raises:
@@ -119,7 +134,7 @@ def write(charts: dict[str, Chart], folder: Path) -> list[str]:
     """
     stale = check(charts, folder)
     for name in stale:
-        files.replace(folder / name, draw(charts[name]))
+        files.replace(folder / name, charts[name].png())
     return stale
 
 
@@ -140,16 +155,22 @@ def digest_of(path: Path) -> str | None:
 def draw(chart: Chart) -> bytes:
     """A PNG: the same bytes for the same chart on the same machine."""
     import matplotlib
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
 
     from bench.plots import STYLE
 
-    drawn, small = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        figure(chart).savefig(drawn, format="png")
+        return stamped(figure(chart), chart.digest)
+
+
+def stamped(made: Figure, digest: str) -> bytes:
+    """A figure as a small PNG that holds a digest."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    drawn, small = io.BytesIO(), io.BytesIO()
+    made.savefig(drawn, format="png")
     text = PngInfo()
-    text.add_text(KEY, chart.digest)
+    text.add_text(KEY, digest)
     with Image.open(drawn) as image:  # lines and text need few colours: a third of the bytes
         image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(small, "png", pnginfo=text, optimize=True)
     return small.getvalue()

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from bench import registry
 from bench.errors import BenchError
 from bench.operations import Draw, Op, Outputs, as_tuple, differentiable_inputs
+from bench.sizes import data
 from bench.timing import Call
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
@@ -68,7 +69,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
 
 class Footprint(NamedTuple):
-    """Bytes: of inputs and outputs, and what a run would need at its peak, inputs and gradients included."""
+    """Bytes: what is worked on (`sizes.data`), and what a run needs at its peak, inputs and gradients included."""
 
     data: int
     peak: int
@@ -99,7 +100,7 @@ def names_of(op: type[Op]) -> list[str]:
     return [*AUTOMATIC, *sorted(n.removeprefix(prefix) for n in registry.VARIANTS.entries if n.startswith(prefix))]
 
 
-def unsuited(op: Op, name: str, dtype: str, device: str) -> str:
+def unsuited(op: type[Op], name: str, dtype: str, device: str) -> str:
     """Why a variant cannot run here, in a few words; "" where it can."""
     if name in AUTOMATIC:
         return ""
@@ -241,7 +242,7 @@ def footprint(op: Op, dtype: torch.dtype, backward: bool) -> Footprint:
             peak = _peak(op, dtype, backward)
     except (RuntimeError, NotImplementedError):  # it looks at values, which are not there
         peak = (6 if backward else 3) * written
-    return Footprint(given + written, given + peak)
+    return Footprint(data(op, dtype), given + peak)
 
 
 def _peak(op: Op, dtype: torch.dtype, backward: bool) -> int:

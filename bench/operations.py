@@ -130,6 +130,10 @@ class Op:
         """The work of the forward pass. itemsize: bytes of a floating-point number."""
         raise NotImplementedError
 
+    def held(self, dtype: torch.dtype) -> int:
+        """Bytes that an op works on beside its inputs and outputs, such as the state of a sequence."""
+        return 0
+
     def least_both(self, itemsize: int) -> Work:
         """The work of forward and backward pass together.
 

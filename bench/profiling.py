@@ -23,6 +23,8 @@ OUT = Path("results") / "profiles"
 FULL, QUICK = Effort(seconds=0.1, least=7), Effort(seconds=0.02, least=3)
 """For the samples of one row."""
 ROOFS = Effort(seconds=0.3, least=7)
+LONGEST_S = 1.0
+"""A sweep that nobody asked for ends before a call of `eager` would take longer than this, hot and forward."""
 SIDE = {"cpu": 1024, "cuda": 8192}
 """Of the matrices whose product is a roof."""
 
@@ -67,9 +69,9 @@ def run(request: Request, as_json: bool = False, make_clock: Callable[..., Clock
     device, threads = device_of(request.device), threads_for(1, request.threads)
     if old is not None:
         request = replace(request, ops=request.ops or (old["op"],))
-        if request.dtype != old["dtype"] or old["op"] not in request.ops:
-            raise BenchError(f"{request.compare} is of {old['op']} in {old['dtype']}; profile that to compare with it")
     ops = chosen(request)
+    if old is not None and (request.dtype != old["dtype"] or old["op"] not in {op.name for op in ops}):
+        raise BenchError(f"{request.compare} is of {old['op']} in {old['dtype']}; profile that to compare with it")
     (dtype,) = {dtype_of(request.dtype, op) for op in ops}
     torch.set_num_threads(threads)
     cache = hardware.last_level_cache(device)
@@ -92,23 +94,23 @@ def run(request: Request, as_json: bool = False, make_clock: Callable[..., Clock
                 paths.append(path)
     out.print(profile_views.rows_table(made))
     out.print(profile_views.roofs_text(limits, made[0]))
-    for each in plans:
-        for what in each.left_out:
-            err.print(f"left out: {each.op.name} {profiles.sizes_text(what['sizes'])} {what['variant']} {what['why']}",
-                      soft_wrap=True)  # fmt: skip
+    left_out = [(p["op"], each) for p in made for each in p["left_out"]]
+    left_out += [(p.op.name, each) for p in plans if not p.points for each in p.left_out]
+    for name, each in left_out:
+        words = ("left out:", name, profiles.sizes_text(each["sizes"]), each["variant"], each["why"])
+        err.print(" ".join(filter(None, words)), soft_wrap=True)
     pictures = profile_views.draw(paths[0].parent, made[0]["dtype"], err) if request.picture else []
     for path in [*paths, *pictures]:
         out.print(str(path), soft_wrap=True)
     told: dict[str, Any] = {"profiles": made, "files": [str(p) for p in (*paths, *pictures)]}
     if old is not None:
-        (new,) = (p for p in made if p["op"] == old["op"])
-        told["compared"] = profile_views.comparison(old, new, out)
+        told["compared"] = [profile_views.comparison(old, new, out) for new in made if new["op"] == old["op"]]
     return told
 
 
 def compare(old: Path, new: Path, as_json: bool = False) -> dict[str, Any]:
     """Compare two files; nothing is measured."""
-    return {"compared": profile_views.comparison(profiles.read(old), profiles.read(new), views.console(stderr=as_json))}
+    return {"compared": [profile_views.comparison(profiles.read(old), profiles.read(new), views.console(as_json))]}
 
 
 # ----------------------------------------------------------------------------------------------------------------- plan
@@ -194,11 +196,24 @@ def measure(p: Plan, request: Request, device: str, threads: int, dtype: torch.d
     """The profile of one op."""
     started, before = now(), hardware.state(device)
     rows: list[dict[str, Any]] = []
-    left_out = list(p.left_out)
+    left_out, names = list(p.left_out), []
+    for name in variants(p.op, request):
+        why = measuring.unsuited(p.op, name, request.dtype, device)
+        if why:
+            left_out.append({"sizes": {}, "variant": name, "why": why})
+        else:
+            names.append(name)
+    asked = p.op.swept in request.sizes or any(f"{p.op.name}.{p.op.swept}=" in s for s in request.settings)
+    previous: Op | None = None
     torch._dynamo.reset()  # else the sizes of earlier ops count against the number of times that one may be compiled
     for point in p.points:
-        for name in variants(p.op, request):
-            why = measuring.unsuited(point, name, request.dtype, device)
+        if previous is not None and not asked and too_slow(previous, point, rows):
+            why = f"would take about {LONGEST_S:g} s a call or longer; ask for it with --{p.op.swept}"
+            left_out.append({"sizes": numbers(point), "variant": "", "why": why})
+            continue
+        previous = point
+        for name in names:
+            why = ""
             for each in passes(p.op, request):
                 tell(f"{p.op.name} {profiles.sizes_text(numbers(point))} {name}"
                      + (", compiling" if name == "compiled" else ""))  # fmt: skip
@@ -248,7 +263,6 @@ def measure_variant(point: Op, name: str, each: str, p: Plan, device: str, dtype
     inputs = point.inputs(draw)
     forward = measuring.forward(variant.function, inputs)
     call = measuring.both(point, variant.function, inputs, draw.again(1)) if backward else forward
-    call()
     cost = measuring.cost(call, device, name == "compiled")
     work = point.least_both(dtype.itemsize) if backward else point.least(dtype.itemsize)
     footprint, effort = p.footprints[point].data, QUICK if quick else FULL
@@ -279,6 +293,14 @@ def measure_variant(point: Op, name: str, each: str, p: Plan, device: str, dtype
                 "share": share,
                 "compile_s": first if name == "compiled" else None,
             }
+
+
+def too_slow(previous: Op, point: Op, rows: list[dict[str, Any]]) -> bool:
+    """Whether a call at this point would take longer than `LONGEST_S`, if time grows as the size that is swept does."""
+    times = [row["seconds"]["median"] for row in rows if row["sizes"] == numbers(previous) and row["variant"] == "eager"
+             and row["pass"] == "forward" and row["cache"] == "hot"]  # fmt: skip
+    growth = getattr(point, point.swept) / getattr(previous, previous.swept)
+    return bool(times) and growth * min(times) > LONGEST_S
 
 
 def alike(footprint: int, hot: Timing, limits: Roofs) -> bool:

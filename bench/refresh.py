@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import benchmarks, charts, files, grid, readme, records, tables, views
+from bench import benchmarks, charts, files, grid, readme, records, scaling_plots, tables, views
 from bench.config import digest
 from bench.errors import BenchError
 from bench.records import Record
@@ -26,7 +26,9 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
         err.print(f"warning: {problem}; it is left out", soft_wrap=True)
     found = _report(suites, results, loaded.records, dirty)
     if not suites:
-        found.tables.update(benchmarks.render(results, dirty))
+        measured = benchmarks.load(results, dirty)
+        found.tables.update(benchmarks.render(measured))
+        found.pictures.update(scaling_plots.pictures(measured))
     folder, gallery = results / "tables", results / "pictures"
     stale = [*(folder / name for name in tables.check(found.tables, folder)),
              *(gallery / name for name in charts.check(found.pictures, gallery))]  # fmt: skip

@@ -73,9 +73,10 @@ def judge(
 ) -> tuple[Verdict, Floor, float]:
     """The verdict, the roof that binds, and the share of the time that it accounts for (1: at the roof).
 
-    footprint: bytes of inputs and outputs. What fits into the cache and is hot does not come from memory, so that the
-    copy's bandwidth cannot bind it: such a row is cache-resident, unless launches or arithmetic account for half of its
-    time. What is hot and between one and two times as large as the cache comes from both, and is not judged by it.
+    footprint: bytes of inputs, outputs and state. What fits into the cache and is hot does not come from memory, so
+    that the copy's bandwidth cannot bind it: such a row is cache-resident, unless launches or arithmetic account
+    for half of its time. What is hot and between one and two times as large as the cache comes from both, and is
+    not judged by it.
     """
     resident, partly = (not cold and footprint <= k * roofs.cache for k in (1, 2))
     found = floors(work, launches, roofs, cold)

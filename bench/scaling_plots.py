@@ -5,57 +5,61 @@ Style and colours are those of `bench.plots`; the same records give the same byt
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench import files
-from bench.benchmarks import UNITS, Entry, along, groups, series, slope
+from bench.benchmarks import UNITS, Entry, Record, along, groups, series, slope
+from bench.charts import Picture, stamped
+from bench.config import digest
 from bench.plots import COLOURS, DASHES, GREY, MARKERS, STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PICTURE = Path("pictures") / "scaling.png"
+EDITION = 1
+"""Raise it when the picture is to be drawn anew though its data are the same."""
+NAME = "scaling.png"
 PANEL = (6.6, 5.4)
 """Inches."""
 COLUMNS = 2
-LABELS = {"s": "time of a training step, ms", "bytes": "peak memory, MiB", "bytes a step": "memory kept a step, KiB"}
+LABELS = {"s": "time, ms", "bytes": "peak memory, MiB", "bytes a step": "memory kept a step, KiB"}
 
 
-def write(made: Sequence[dict[str, Any]], results: Path) -> Path | None:
-    """Write the picture of all series of some records, and return its path; None where there is no series.
+@dataclass(frozen=True)
+class Scaling:
+    """One picture, a panel a group: its series, with their slopes below it. A name looks the same in each panel."""
 
-    Raises:
-        BenchError: the folder cannot be written.
-    """
+    panels: Sequence[tuple[str, list[Entry]]]
+
+    @property
+    def digest(self) -> str:
+        """Of all that is drawn."""
+        return digest([EDITION, self.panels], 64)
+
+    def png(self) -> bytes:
+        """The picture."""
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        names = list(dict.fromkeys(entry["name"] for _, entries in self.panels for entry in entries))
+        columns = min(COLUMNS, len(self.panels))
+        rows = math.ceil(len(self.panels) / columns)
+        with matplotlib.rc_context(STYLE):
+            figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.6), layout="constrained")
+            FigureCanvasAgg(figure)
+            figure.suptitle("How costs grow", x=0.01, ha="left", fontsize=15, fontweight="bold")
+            for i, (group, entries) in enumerate(self.panels):
+                _panel(figure.add_subplot(rows, columns, i + 1), group, entries, names)
+            return stamped(figure, self.digest)
+
+
+def pictures(made: Iterable[Record]) -> dict[str, Picture]:
+    """The picture of all series of some records, by file name; none where there is no series."""
     panels = [(group, entries) for record in made for group, entries in groups(record).items() if along(entries)]
-    if not panels:
-        return None
-    files.replace(results / PICTURE, draw(panels))
-    return results / PICTURE
-
-
-def draw(panels: Sequence[tuple[str, list[Entry]]]) -> bytes:
-    """A PNG with a panel a group, its series with their slopes below it. A name looks the same in each panel."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    names = list(dict.fromkeys(entry["name"] for _, entries in panels for entry in entries))
-    columns = min(COLUMNS, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    file = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.6), layout="constrained")
-        FigureCanvasAgg(figure)
-        figure.suptitle("How the cost of a training step grows", x=0.01, ha="left", fontsize=15, fontweight="bold")
-        for i, (group, entries) in enumerate(panels):
-            _panel(figure.add_subplot(rows, columns, i + 1), group, entries, names)
-        figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+    return {NAME: Scaling(panels)} if panels else {}
 
 
 def _panel(axes: Axes, group: str, entries: list[Entry], names: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from bench.errors import BenchError
 from bench.operations import Draw, Op
 
 UNITS = {"": 1, "k": 2**10, "K": 2**10, "M": 2**20}
-BEYOND = 4
+BEYOND, QUICK_BEYOND = 4, 1
 """A sweep ends where inputs and outputs are so many times as large as the last-level cache."""
 FLOPS, QUICK_FLOPS = 3 * 10**9, 5 * 10**7
 """A sweep that nobody asked for goes no further than this many operations in a forward pass."""
@@ -77,24 +77,29 @@ def points(op: type[Op], asked: Mapping[str, Sequence[int]], settings: Sequence[
 
 
 def sweep(op: Op, dtype: torch.dtype, cache: int, quick: bool) -> list[Op]:
-    """From a size that fits into a core's own cache to one of `BEYOND` last-level caches, by factors of four."""
+    """From a size that fits into a core's own cache to one of `BEYOND` last-level caches, by factors of four.
+
+    A quick one has the first and the last size, and ends earlier.
+    """
+    flops, beyond = (QUICK_FLOPS, QUICK_BEYOND) if quick else (FLOPS, BEYOND)
     found: list[Op] = []
     size = FIRST.get(op.swept, 1)
     while True:
         grown = replace(op, **{op.swept: size})
         work = grown.least(dtype.itemsize)
-        if found and work.flops > (QUICK_FLOPS if quick else FLOPS):
+        if found and work.flops > flops:
             break
         found.append(grown)
-        if data(grown, dtype) >= BEYOND * cache:
+        if data(grown, dtype) >= beyond * cache:
             break
         size *= 4
     return [found[0], found[-1]] if quick and len(found) > QUICK else found
 
 
 def data(op: Op, dtype: torch.dtype) -> int:
-    """Bytes of inputs and outputs."""
-    return sum(x.nbytes for x in op.inputs(Draw(dtype, "meta"))) + op.least(dtype.itemsize).written
+    """Bytes of inputs and outputs, and of what is worked on between them."""
+    given = sum(x.nbytes for x in op.inputs(Draw(dtype, "meta")))
+    return given + op.least(dtype.itemsize).written + op.held(dtype)
 
 
 def positive(op: Op) -> None:

@@ -21,7 +21,7 @@ import pandas as pd
 
 from bench import files, markdown, memory_tables, pictures, published, registry
 from bench.cells import rows_of
-from bench.charts import Chart
+from bench.charts import Picture
 from bench.config import digest
 from bench.frames import PERCENT, current, frame, plain
 from bench.intervals import episode_half_width, spread, t_half_width
@@ -210,7 +210,7 @@ class Report(NamedTuple):
     """Tables, as text, and pictures, as what is drawn, by file name."""
 
     tables: dict[str, str]
-    pictures: dict[str, Chart]
+    pictures: dict[str, Picture]
 
 
 def report(

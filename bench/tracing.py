@@ -220,7 +220,8 @@ def shares(spans: Sequence[Span], kernels: bool) -> dict[str, Share]:
     by_id: dict[int, tuple[str, bool]] = {}
     for span, label, of, own in placed:
         part = forward.get(of, "other") if of is not None and label == "other" else label
-        by_id[span.id] = (part, of is not None)
+        if span.id:
+            by_id[span.id] = (part, of is not None)
         if not kernels:
             _add(found[part], own / 1e9, of is not None)
     for span in (s for s in spans if kernels and s.kernel and not s.name.startswith(PREFIX)):

@@ -13,17 +13,23 @@ from torch import Tensor
 
 from bench.api import (
     BenchError,
+    Draw,
     Episode,
     Examples,
     Generator,
     Learner,
     Method,
+    Op,
+    Outputs,
     Split,
     Task,
     TrainedMethod,
+    Work,
     method,
+    op,
     option,
     task,
+    variant,
 )
 
 
@@ -101,3 +107,40 @@ class Die(Method):
     def build(self, task: Task) -> Learner:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
+
+
+@op("plug-scale", source="nobody 2026")
+class Scale(Op):
+    """Every number of a memory, doubled."""
+
+    methods = ("plug-net",)
+    slots: int = option(8, "rows")
+    width: int = option(4, "numbers in a row")
+
+    def inputs(self, draw: Draw) -> tuple[Tensor, ...]:
+        return (draw.normal(self.batch, self.slots, self.width),)
+
+    def reference(self, memory: Tensor) -> Outputs:
+        return memory + memory
+
+    def least(self, itemsize: int) -> Work:
+        numbers = self.batch * self.slots * self.width
+        return Work(numbers * itemsize, numbers * itemsize, 0, numbers)
+
+
+@variant("plug-scale", "fused", dtypes=("float32",))
+def scale_fused(self: Scale, memory: Tensor) -> Outputs:
+    """One operator as well."""
+    return 2 * memory
+
+
+@variant("plug-scale", "wrong")
+def scale_wrong(self: Scale, memory: Tensor) -> Outputs:
+    """Not what it should be."""
+    return 2.01 * memory
+
+
+@variant("plug-scale", "abroad", devices=("cuda",))
+def scale_abroad(self: Scale, memory: Tensor) -> Outputs:
+    """For other machines."""
+    raise AssertionError

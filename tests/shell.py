@@ -34,8 +34,8 @@ class Said(NamedTuple):
 
 @pytest.fixture
 def toys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The methods and tasks of plugin_toys.py, an empty data folder, and a fresh folder to work in."""
-    for reg in (registry.METHODS, registry.TASKS):
+    """The methods, tasks and ops of plugin_toys.py, an empty data folder, and a fresh folder to work in."""
+    for reg in registry.REGISTRIES:
         monkeypatch.setattr(reg, "entries", dict(reg.entries))
         monkeypatch.setattr(reg, "origins", dict(reg.origins))
     monkeypatch.setattr(registry, "failures", {})

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench import benchmarks, scaling_plots
+from bench import benchmarks, charts, scaling_plots
 from bench.errors import BenchError
 from bench.refresh import refresh
 
@@ -163,10 +163,11 @@ def test_text_stays_text_in_a_table() -> None:
 
 def test_the_picture_is_the_same_for_the_same_records(tmp_path: Path) -> None:
     made = benchmarks.from_report(report(*growing("line", 1.0), *growing("flat", 0.0)))
-    path = scaling_plots.write(made, tmp_path)
-    assert path is not None
-    first = path.read_bytes()
-    assert first.startswith(b"\x89PNG")
-    scaling_plots.write(made, tmp_path)
-    assert path.read_bytes() == first
-    assert scaling_plots.write(benchmarks.from_report(report(run("a", [1.0]))), tmp_path) is None
+    found = scaling_plots.pictures(made)
+    assert charts.write(found, tmp_path) == ["scaling.png"]
+    first = (tmp_path / "scaling.png").read_bytes()
+    assert first == found["scaling.png"].png()
+    assert charts.check(scaling_plots.pictures(made), tmp_path) == []
+    slower = benchmarks.from_report(report(*growing("line", 1.1), *growing("flat", 0.0)))
+    assert charts.check(scaling_plots.pictures(slower), tmp_path) == ["scaling.png"]
+    assert scaling_plots.pictures(benchmarks.from_report(report(run("a", [1.0])))) == {}

@@ -17,7 +17,7 @@ from bench.grid import suites
 from bench.training import Progress
 
 pytestmark = pytest.mark.usefixtures("toys")
-COMMANDS = [[], ["list"], ["run"], ["status"], ["show"], ["inspect"], ["tables"], ["doctor"], ["data"],
+COMMANDS = [[], ["list"], ["run"], ["status"], ["show"], ["inspect"], ["profile"], ["tables"], ["doctor"], ["data"],
             ["data", "list"], ["data", "get"], ["data", "check"]]  # fmt: skip
 NET = ("run", "-m", "plug-net", "-t", "plug-points", "--results", "out", "--steps", 4, *QUICK)
 
@@ -48,6 +48,7 @@ def test_list_names_everything_with_source_and_origin(capsys: pytest.CaptureFixt
     found = bench(capsys, "list", "--json").json
     assert {m["name"] for m in found["methods"]} == set(registry.METHODS.entries)
     assert {t["name"] for t in found["tasks"]} == set(registry.TASKS.entries)
+    assert {o["name"] for o in found["ops"]} == set(registry.OPS.entries)
     assert {s["name"] for s in found["suites"]} == set(suites())
     net = next(m for m in found["methods"] if m["name"] == "plug-net")
     assert net["source"] == "nobody 2026"
@@ -309,7 +310,7 @@ def test_completion_knows_every_built_in_name_and_field() -> None:
     from dataclasses import fields
 
     offered = {word for word, _ in completion.settings()}
-    for reg in (registry.METHODS, registry.TASKS):
+    for reg in (registry.METHODS, registry.TASKS, registry.OPS):
         for name, cls in reg.entries.items():
             if reg.origins[name] == "built in" or name.startswith("plug-"):
                 assert {f"{name}.{f.name}=" for f in fields(cls)} <= offered, name

@@ -100,7 +100,7 @@ def test_registering_makes_a_frozen_dataclass_of_keywords(monkeypatch: pytest.Mo
 
 
 def test_everything_registered_says_where_it_comes_from_and_what_it_is() -> None:
-    for reg in (registry.METHODS, registry.TASKS):
+    for reg in (registry.METHODS, registry.TASKS, registry.OPS):
         for name, cls in reg.entries.items():
             assert reg.origins[name]
             assert cls.name == name

@@ -1,8 +1,9 @@
 """Ops made of all the others: one step of a memory, and whole sequences.
 
 The reference is the memory itself, step by step (`mann.learner.unroll`). A whole sequence needs less traffic than its
-steps: what must be moved is what the controller emits, what is read, and the memory at the end; the state can stay
-where it is computed.
+steps: what must be moved is what the controller emits and what is read; the state can stay where it is computed. Nor is
+the state an output to be compared: slots that were never touched are alike, and which of them is written first is
+decided by the last bit of their usage, so that implementations leave the same rows in another order.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class LRUAStep(Op):
 
 @op("lrua-scan", source="Santoro et al. 2016, eq. 17-23")
 class LRUAScan(Op):
-    """LRUA over a whole sequence; values and gates come from the controller."""
+    """LRUA over a whole sequence, from its initial state; values and gates come from the controller."""
 
     methods: ClassVar[tuple[str, ...]] = ("mann", "mann-ff")
 
@@ -119,9 +120,8 @@ class LRUAScan(Op):
         return (draw.normal(self.batch, self.steps, self.cell.interface_size),)
 
     def reference(self, interface: Tensor) -> Outputs:
-        """Step by step: what was read, and the memory at the end."""
-        read, state = unroll(self.cell, interface)
-        return read, state.memory
+        """What was read, step by step."""
+        return unroll(self.cell, interface)[0]
 
     def compiled(self) -> Callable[..., Outputs]:
         """The cell is compiled, not the sequence: unrolled, it would be compiled for minutes."""
@@ -132,16 +132,21 @@ class LRUAScan(Op):
             for step in interface.unbind(1):
                 read, state = cell(step, state)
                 reads.append(read)
-            return torch.stack(reads, 1), state.memory
+            return torch.stack(reads, 1)
 
         return scan
 
     def least(self, itemsize: int) -> Work:
-        """Read the interface; write what is read, and the memory."""
-        b, n, w, t = self.batch, self.slots, self.width, self.steps
+        """Read the interface, write what is read."""
+        b, t = self.batch, self.steps
         products, others = (t * count for count in self.step_work())
-        written = b * t * self.heads * w + b * n * w
-        return Work(b * t * self.cell.interface_size * itemsize, written * itemsize, products, others)
+        read, written = b * t * self.cell.interface_size, b * t * self.cell.read_size
+        return Work(read * itemsize, written * itemsize, products, others)
+
+    def held(self, dtype: torch.dtype) -> int:
+        """The state."""
+        state = self.cell.initial_state(self.batch, torch.empty(0, dtype=dtype, device="meta"))
+        return sum(part.nbytes for part in state)
 
     def step_work(self) -> tuple[int, int]:
         """Products and other operations of a step."""
@@ -150,7 +155,7 @@ class LRUAScan(Op):
 
 @op("ntm-scan", source="Graves et al. 2014, eq. 2-9")
 class NTMScan(LRUAScan):
-    """NTM over a whole sequence, with one writing head."""
+    """NTM over a whole sequence, from its initial state, with one writing head."""
 
     methods = ("ntm",)
 
@@ -170,7 +175,7 @@ class NTMScan(LRUAScan):
 
 @op("dnc-scan", source="Graves et al. 2016, Methods")
 class DNCScan(LRUAScan):
-    """DNC over a whole sequence, with links."""
+    """DNC over a whole sequence, from its initial state, with links."""
 
     methods = ("dnc",)
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from bench import registry
-from bench.api import Task, TrainedMethod, generator
+from bench.api import Backend, BenchError, Task, TrainedMethod, generator
 from bench.tasks.glyphs import GlyphsOnline
 
 PEER = "BENCH_PEER_PYTHON"
@@ -41,10 +41,17 @@ def sized(name: str, **more: Any) -> TrainedMethod:
     return made
 
 
-def training_step(method: TrainedMethod, task: Task = TASK) -> tuple[Callable[[], None], int]:
-    """The step, and the number of trained parameters."""
+def training_step(
+    method: TrainedMethod, task: Task = TASK, backend: Backend = "reference"
+) -> tuple[Callable[[], None], int]:
+    """The step, and the number of trained parameters.
+
+    Raises:
+        BenchError: the backend is "fused", and there is no fused path here.
+    """
     torch.manual_seed(0)
     learner = method.build(task).train()
+    learner.use(backend)
     optimiser = method.optimiser(learner)
     episode = task.sample("train", method.batch, generator("benchmark"))
 
@@ -57,8 +64,11 @@ def training_step(method: TrainedMethod, task: Task = TASK) -> tuple[Callable[[]
     return step, sum(p.numel() for p in learner.parameters())
 
 
-def measure(benchmark: Any, method: TrainedMethod, name: str) -> None:
-    step, parameters = training_step(method)
+def measure(benchmark: Any, method: TrainedMethod, name: str, backend: Backend = "reference") -> None:
+    try:
+        step, parameters = training_step(method, backend=backend)
+    except BenchError as error:
+        pytest.skip(str(error))
     benchmark.extra_info.update(name=name, parameters=parameters, reference=name == "lstm")
     benchmark(step)
 
@@ -67,6 +77,13 @@ def measure(benchmark: Any, method: TrainedMethod, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_memory(benchmark: Any, name: str) -> None:
     measure(benchmark, sized(name), name)
+
+
+@pytest.mark.benchmark(group=GROUP)
+@pytest.mark.parametrize("name", NAMES)
+def test_fused(benchmark: Any, name: str) -> None:
+    """The same by the kernels of `mann.kernels`, where the memory has some for this machine."""
+    measure(benchmark, sized(name), f"{name}, fused", "fused")
 
 
 @pytest.mark.benchmark(group=GROUP)
