@@ -178,8 +178,7 @@ def stamped(made: Figure, digest: str) -> bytes:
 
 def figure(chart: Chart) -> Figure:
     """A row a group of lines and a column a panel; a chart of one panel has its groups side by side."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from bench.plots import blank
 
     count = max(1, math.ceil(len(chart.names) / GROUP))
     size = math.ceil(len(chart.names) / count)  # 14 lines are 5, 5 and 4, and 6 are 3 and 3
@@ -188,9 +187,7 @@ def figure(chart: Chart) -> Figure:
     places = [(panel, group) for row in _rows(chart.panels) for group in groups for panel in row]
     rows = math.ceil(len(places) / columns)
     inches = (max(SIZE[0] * columns, 7.0), SIZE[1] * rows + 1.0)
-    made = Figure(figsize=inches, layout="constrained")
-    FigureCanvasAgg(made)
-    made.suptitle(chart.title, x=0.01, ha="left", fontsize=14, fontweight="bold")
+    made = blank(inches, chart.title, 14)
     made.supxlabel("\n".join(textwrap.wrap(chart.note, int(12.5 * inches[0]))), fontsize=10, x=0.01, ha="left",
                    color="0.25")  # fmt: skip
     grid = made.add_gridspec(rows, columns)

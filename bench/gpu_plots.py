@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from bench import files
-from bench.plots import COLOURS, DASHES, STYLE
+from bench.plots import COLOURS, DASHES, STYLE, blank, png
 
 WINDOW = 10
 """Losses are drawn as means of so many steps."""
@@ -23,7 +21,8 @@ WINDOW = 10
 def scans(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Time of each scan, launched and replayed from a graph, with quartiles; the prediction and the floor beside it."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes((8.6, 0.62 * len(rows) + 2.2))
+        figure = blank((8.6, 0.62 * len(rows) + 2.2), "Scans against the prediction")
+        axes = figure.add_subplot()
         place = np.arange(len(rows))
         for kind, marker, colour, at in (("launched", "o", COLOURS[0], 0.16), ("replayed", "s", COLOURS[1], -0.16)):
             made = [(i, row[kind]) for i, row in enumerate(rows) if kind in row]
@@ -41,13 +40,14 @@ def scans(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.set_yticks(place, [row["scan"] for row in rows])
         axes.invert_yaxis()
         axes.set_xlabel("time of a sequence of 50 steps, 16 episodes at once, µs")
-        _finish(figure, "Scans against the prediction", path, 2)
+        _finish(figure, path, 2)
 
 
 def losses(curves: Mapping[str, Sequence[float]], path: Path) -> None:
     """Training losses by step, means of `WINDOW` steps."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes((7.2, 4.4))
+        figure = blank((7.2, 4.4), "The same training on CPU and device")
+        axes = figure.add_subplot()
         for i, (name, curve) in enumerate(curves.items()):
             count = max(1, min(WINDOW, len(curve)))
             whole = len(curve) // count * count
@@ -56,18 +56,9 @@ def losses(curves: Mapping[str, Sequence[float]], path: Path) -> None:
             axes.plot(steps, means, color=COLOURS[i], ls=DASHES[i], marker="os^"[i], ms=5, label=name)
         axes.set_xlabel("training step")
         axes.set_ylabel("loss, nats")
-        _finish(figure, "The same training on CPU and device", path, 3)
+        _finish(figure, path, 3)
 
 
-def _axes(size: tuple[float, float]) -> tuple[Figure, Any]:
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
-
-
-def _finish(figure: Figure, title: str, path: Path, columns: int) -> None:
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
+def _finish(figure: Figure, path: Path, columns: int) -> None:
     figure.legend(loc="outside lower center", ncols=columns)
-    made = io.BytesIO()
-    figure.savefig(made, format="png", metadata={"Software": None})
-    files.replace(path, made.getvalue())
+    files.replace(path, png(figure))

@@ -6,15 +6,12 @@ blue and solid, what is wrong red and dashed.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path as Curve
@@ -22,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.plots import COLOURS, DASHES, GREY, MARKERS, STYLE
+from bench.plots import COLOURS, DASHES, GREY, MARKERS, STYLE, blank, png
 from bench.scenes import Reads, Scene, texts
 from bench.tasks.sequences import BitSequences
 
@@ -60,7 +57,7 @@ def weights(scene: Scene) -> bytes:
     lower = [part for part, there in (("usage", a.usage is not None), ("gates", a.gates)) if there]
     heights = [_strip_height(scene), 2.5 + 0.022 * len(slots), *([2.6] if lower else [])]
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        figure = _figure((WIDTH, sum(heights) + 1.2), f"{scene.subject.title} · episode {scene.episode}")
+        figure = blank((WIDTH, sum(heights) + 1.2), f"{scene.subject.title} · episode {scene.episode}")
         grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
         panels = [figure.add_subplot(grid[row, side]) for row in (0, 1) for side in (0, 1)]
         for side in (0, 1):
@@ -78,7 +75,7 @@ def weights(scene: Scene) -> bytes:
             if len(axes.get_xticks()):
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.supxlabel("\n".join(filter(None, ["step", _left_out(read, write, slots)])), fontsize=11)
-        return _png(figure)
+        return png(figure)
 
 
 def shown_slots(read: Array, write: Array) -> Array:
@@ -195,7 +192,7 @@ def retrieval(scene: Scene, reads: Reads) -> bytes:
     """Inches of a step, and of a character."""
     size = (WIDTH, (side + 0.45) * lanes + 1.9)
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        figure = _figure(size, f"{scene.subject.title} · episode {scene.episode}", layout=None)
+        figure = blank(size, f"{scene.subject.title} · episode {scene.episode}", layout=None)
         axes = figure.add_axes((1.0 / WIDTH, 1.0 / size[1], (WIDTH - 1.2) / WIDTH, (size[1] - 1.5) / size[1]))
         axes.set(xlim=(0.5, count + 0.5), ylim=(lanes - 0.45, -0.75))
         lane = (size[1] - 1.5) / (lanes + 0.3)
@@ -210,7 +207,7 @@ def retrieval(scene: Scene, reads: Reads) -> bytes:
         axes.set_xlabel("presentation" + f" (the first {count} of {scene.steps})" * (count < scene.steps))
         figure.legend(handles=_retrieval_legend(), loc="lower center", ncols=3, handlelength=3)
         figure.text(1.0 / WIDTH, 1 - 0.55 / size[1], _how(scene, reads), fontsize=11, color="0.25", va="center")
-        return _png(figure)
+        return png(figure)
 
 
 def _lanes(axes: Axes, scene: Scene, lanes: int) -> None:
@@ -295,7 +292,7 @@ def forgetting(found: Mapping[str, Any], title: str) -> bytes:
     """Accuracy and retrieval precision of the best heads against age. found: as of `diagnostics.summary`."""
     curve, chance = found["forgetting"], found["numbers"]["retrieval_label"]["chance"]
     with matplotlib.rc_context(STYLE):
-        figure = _figure((9, 5), title)
+        figure = blank((9, 5), title)
         axes = figure.add_subplot()
         places = range(len(curve["age"]))
         for i, (key, label) in enumerate(SERIES.items()):
@@ -306,17 +303,4 @@ def forgetting(found: Mapping[str, Any], title: str) -> bytes:
         axes.set_xticks(places, [f"{age}\nn = {n}" for age, n in zip(curve["age"], curve["n"], strict=True)])
         axes.set(ylim=(0, 100), ylabel="%", xlabel="presentations since the class was last shown")
         figure.legend(loc="outside lower center", ncols=2)
-        return _png(figure)
-
-
-def _figure(size: tuple[float, float], title: str, layout: Any = "constrained") -> Figure:
-    figure = Figure(figsize=size, layout=layout)
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+        return png(figure)

@@ -7,6 +7,7 @@ imported when the first picture is drawn.
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -208,18 +209,32 @@ def _save(panels: Sequence[Panel], looks: dict[str, Look], path: Path, title: st
         figure.savefig(path, format=kind, metadata=metadata)
 
 
-def _figure(panels: Sequence[Panel], looks: dict[str, Look], title: str, note: str) -> Figure:
+def blank(size: tuple[float, float], title: str, points: float = 13, layout: Any = "constrained") -> Figure:
+    """A figure with its title at the left and nothing else, for a file and not for a screen. size: inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout=layout)
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=points, fontweight="bold")
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG, the same bytes each time."""
+    made = io.BytesIO()
+    figure.savefig(made, format="png", metadata={"Software": None})
+    return made.getvalue()
+
+
+def _figure(panels: Sequence[Panel], looks: dict[str, Look], title: str, note: str) -> Figure:
     from matplotlib.lines import Line2D
 
     columns = 1 if len(panels) < 2 else 2 if len(panels) < 5 else 3
     rows = max(1, math.ceil(len(panels) / columns))
     heights = [max((p.height for p in panels[r * columns : (r + 1) * columns]), default=0.1) for r in range(rows)]
     size = (PANEL[0] * columns, PANEL[1] * sum(heights) + 1.4)
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=15, fontweight="bold")
+    figure = blank(size, title, 15)
     grid = figure.add_gridspec(rows, columns, height_ratios=heights)
     for i, panel in enumerate(panels):
         axes = figure.add_subplot(grid[i // columns, i % columns])

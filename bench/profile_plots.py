@@ -5,7 +5,6 @@ Style and colours are those of `bench.plots`; the same profiles give the same by
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -14,14 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from scipy import stats
 
 from bench import files, profiles, registry
-from bench.plots import COLOURS, DASHES, GREY, MARKERS, STYLE
+from bench.plots import COLOURS, DASHES, GREY, MARKERS, STYLE, blank, png
 from bench.profile_views import PASSES, amount
 
 if TYPE_CHECKING:
@@ -73,7 +70,7 @@ def save(folder: Path, made: Sequence[dict[str, Any]]) -> list[Path]:
 def roofline(made: Sequence[dict[str, Any]]) -> bytes:
     """Least operations a byte against operations a second; a mark an op and size, of its fastest variant, hot."""
     with matplotlib.rc_context(STYLE):
-        figure = _figure((12.5, 7.6), f"Roofline: {made[0]['device']['name']}, {made[0]['dtype']}")
+        figure = blank((12.5, 7.6), f"Roofline: {made[0]['device']['name']}, {made[0]['dtype']}")
         axes = figure.add_subplot()
         reach = [x for p in made for _, x, _, _ in _marks(p)]
         handles = _roofs(axes, made, (min(reach) / 2, 2 * max(reach)))
@@ -92,7 +89,7 @@ def roofline(made: Sequence[dict[str, Any]]) -> bytes:
         _plain(axes.xaxis)
         _plain(axes.yaxis)
         figure.legend(handles=handles, loc="outside right center", title="forward, hot; the larger,\nthe more slots")
-        return _png(figure)
+        return png(figure)
 
 
 def _roofs(axes: Axes, made: Sequence[dict[str, Any]], ends: tuple[float, float]) -> list[Line2D]:
@@ -142,7 +139,7 @@ def scaling(made: Sequence[dict[str, Any]], what: str) -> bytes:
     rows = math.ceil(len(shown) / COLUMNS)
     titles = {"time": "Time of a hot call", "memory": "Bytes allocated at the peak of a call"}
     with matplotlib.rc_context(STYLE | {"font.size": 10}):
-        figure = _figure((PANEL[0] * min(COLUMNS, max(2, len(shown))), PANEL[1] * rows + 1.3),
+        figure = blank((PANEL[0] * min(COLUMNS, max(2, len(shown))), PANEL[1] * rows + 1.3),
                          f"{titles[what]}: {made[0]['device']['name']}, {made[0]['dtype']}")  # fmt: skip
         for i, p in enumerate(shown):
             axes = figure.add_subplot(rows, min(COLUMNS, len(shown)), i + 1)
@@ -154,7 +151,7 @@ def scaling(made: Sequence[dict[str, Any]], what: str) -> bytes:
         note = f"in each panel: exponent of growth, with its 95 % interval, from 1/{REACH} of the largest size on"
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles),
                       title=textwrap.fill(note, int(11 * figure.get_size_inches()[0])))  # fmt: skip
-        return _png(figure)
+        return png(figure)
 
 
 def _panel(axes: Axes, p: dict[str, Any], what: str, names: Sequence[str]) -> None:
@@ -230,16 +227,3 @@ def _tick(value: float, unit: str) -> str:
 def _plain(axis: Any) -> None:
     axis.set_major_locator(LogLocator(base=10))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def _figure(size: tuple[float, float], title: str) -> Figure:
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()

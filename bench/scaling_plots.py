@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bench.benchmarks import UNITS, Entry, Record, along, groups, series, slope
 from bench.charts import Picture, stamped
 from bench.config import digest
-from bench.plots import COLOURS, DASHES, GREY, MARKERS, STYLE
+from bench.plots import COLOURS, DASHES, GREY, MARKERS, STYLE, blank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,16 +41,12 @@ class Scaling:
     def png(self) -> bytes:
         """The picture."""
         import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
 
         names = list(dict.fromkeys(entry["name"] for _, entries in self.panels for entry in entries))
         columns = min(COLUMNS, len(self.panels))
         rows = math.ceil(len(self.panels) / columns)
         with matplotlib.rc_context(STYLE):
-            figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.6), layout="constrained")
-            FigureCanvasAgg(figure)
-            figure.suptitle("How costs grow", x=0.01, ha="left", fontsize=15, fontweight="bold")
+            figure = blank((PANEL[0] * columns, PANEL[1] * rows + 0.6), "How costs grow", 15)
             for i, (group, entries) in enumerate(self.panels):
                 _panel(figure.add_subplot(rows, columns, i + 1), group, entries, names)
             return stamped(figure, self.digest)
