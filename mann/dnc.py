@@ -207,8 +207,9 @@ def allocation(usage: Tensor) -> Tensor:
     """Allocation weights a, [batch, slots]: the free slots, the freest first."""
     ascending, order = usage.sort(dim=1, stable=True)
     logs = (ascending + UNUSED).log()
-    # A product of all before, as a sum of logarithms: `cumprod` would ask the device whether a factor is zero.
-    before = (logs.cumsum(1) - logs).exp()
+    # A product of all before, as a sum of logarithms: `cumprod` would ask the device whether a factor is zero. Shifted
+    # and then summed: where a slot's own logarithm is added and taken off again, its gradient is lost in rounding.
+    before = F.pad(logs[:, :-1], (1, 0)).cumsum(1).exp()
     return torch.zeros_like(usage).scatter(1, order, (1 - ascending) * before)
 
 
@@ -266,6 +267,8 @@ class DNCMethod(DNCOptions, MemoryMethod):
     Deviations: MANN's sizes and Adam at 1e-3, where the paper has 256 slots of 64 numbers, 256 units and
     `optimizer=rmsprop lr=1e-4` on its question answering; one layer of LSTM; the controller's output is not clipped.
     """
+
+    version = 2  # 1 lost the gradient of the allocation in rounding, wherever a slot was unused
 
     def memory(self, task: Task) -> DNC:
         """A fresh DNC memory."""

@@ -237,6 +237,21 @@ def test_allocation_has_the_gradient_of_its_definition() -> None:
     torch.testing.assert_close(none.grad, torch.tensor([[1.0, 0, 0]]), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("used_up", [0.5, 1.0], ids=["half-unused", "all-used"])
+def test_allocation_has_its_gradient_in_single_precision(used_up: float) -> None:
+    slots = 4096
+    usage, weight = torch.rand(2, slots).double(), torch.randn(2, slots).double()
+    usage[:, int(used_up * slots) :] = 0
+
+    def gradient(dtype: torch.dtype) -> Tensor:
+        given = usage.to(dtype).requires_grad_()
+        return torch.autograd.grad(allocation(given), given, weight.to(dtype))[0].double()
+
+    expected = gradient(torch.float64)
+    off = (gradient(torch.float32) - expected).abs().max() / expected.abs().max()
+    assert off < 1e-5
+
+
 def wish(memory: DNC, **raw: Tensor | float) -> Tensor:
     """An interface, [1, interface_size], zero but for what is named (before it is squashed)."""
     o = memory.options
