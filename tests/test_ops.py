@@ -61,7 +61,7 @@ def test_variants_are_the_reference_in_values_and_gradients(name: str, data: st.
     heads = data.draw(st.integers(1, 4), "heads")
     k = data.draw(st.integers(1, 3), "k")
     slots = data.draw(st.integers(heads * k + 1, 40), "slots")
-    # Attention shares the width among heads. Where slots are chosen by likeness, narrow ones are as good as equally near:
+    # Attention shares the width among heads. Where slots are chosen by likeness, narrow ones are all equally near:
     # of one number each, all cosines are 1 or -1, and rounding decides which slot comes first.
     width = heads * data.draw(st.integers(3 if name in PLACES else 1, 6), "width of a head")
     batch, steps = data.draw(st.integers(1, 3), "batch"), data.draw(st.integers(1, 5), "steps")
