@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mann.kernels.numba_lrua_steps import find_least, read, read_backward, write, write_backward, write_weights
-from mann.kernels.numba_lstm import lstm, lstm_backward
-from mann.kernels.numba_math import jit, kernel, one, product, sigmoid_, tanh_, zero
+from mann.kernels.numba_lstm import control, control_backward, control_scratch
+from mann.kernels.numba_math import jit, kernel, one, sigmoid_, tanh_, zero
 
 Array = Any
 """A contiguous numpy array of float32 or float64; all of one call have the same type."""
@@ -147,8 +147,7 @@ def forward(weights, rules, first, steps, carry, trace, projected, hidden, reads
 
     projected, hidden, reads: [rows, time, …] of the whole sequence.
     """
-    rows, read_size = carry.read.shape
-    _, width, slots = carry.memory.shape
+    rows, width, slots = carry.memory.shape
     heads = carry.weights.shape[1]
     scratch = _scratch(projected, heads, width, slots)
     vectors = len(weights.bias) - (heads if rules.gated else 0)
@@ -158,15 +157,7 @@ def forward(weights, rules, first, steps, carry, trace, projected, hidden, reads
         trace.memory[b, 0] = carry.memory[b]
         trace.weights[b, 0] = carry.weights[b]
     for t in range(steps):
-        for b in range(rows):
-            trace.inputs[b, t, :read_size] = carry.read[b]
-            trace.inputs[b, t, read_size:] = carry.hidden[b]
-            trace.gates[b, t] = projected[b, first + t]
-        product(trace.inputs, t, weights.recurrent, trace.gates, t)
-        for b in range(rows):
-            lstm(trace.gates[b, t], trace.cells[b, t], trace.cells[b, t + 1], hidden[b, first + t])
-            trace.emitted[b, t] = weights.bias
-        product(hidden, first + t, weights.interface, trace.emitted, t)
+        control(weights, carry, trace, projected, hidden, first, t)
         for b in range(rows):
             emitted, least, usage = trace.emitted[b, t], trace.least[b, t], carry.usage[b]
             tanh_(emitted[:vectors])
@@ -186,7 +177,6 @@ def forward(weights, rules, first, steps, carry, trace, projected, hidden, reads
                     scratch.touched[i] += weight[i] + written[i]
             for i in range(slots):
                 usage[i] = decay * usage[i] + scratch.touched[i]
-            carry.hidden[b] = hidden[b, first + t]
             if rules.feed:
                 carry.read[b] = reads[b, first + t]
     for b in range(rows):
@@ -223,13 +213,11 @@ def backward(
     hidden_grad, reads_grad: given; the second is changed. projected_grad, emitted_grad (of the interface
     before tanh and σ) and opened_grad (of σ(α), [rows, time, heads]): set. All are of the whole sequence.
     """
-    rows, read_size = grad.read.shape
-    _, width, slots = grad.memory.shape
+    rows, width, slots = grad.memory.shape
     heads = grad.weights.shape[1]
     scratch = _scratch(hidden_grad, heads, width, slots)
     size, epsilon = heads * width, weights.epsilon[0]
-    hidden_sums = np.zeros((rows, 1, weights.interface_t.shape[1]), hidden_grad.dtype)
-    inputs_grad = np.empty((rows, 1, weights.recurrent_t.shape[1]), hidden_grad.dtype)
+    room = control_scratch(weights, grad)
     for t in range(steps - 1, -1, -1):
         now = first + t
         for b in range(rows):
@@ -258,18 +246,4 @@ def backward(
             grad.weights[b] = scratch.weights_grad
             opened_grad[b, now] = scratch.opened_grad
             squash_backward(emitted, keys_grad.reshape(size), values_grad.reshape(size), scratch, rules, emitted_back)
-            for j in range(len(grad.hidden[b])):
-                hidden_sums[b, 0, j] = hidden_grad[b, now, j] + grad.hidden[b, j]
-        product(emitted_grad, now, weights.interface_t, hidden_sums, 0)
-        for b in range(rows):
-            lstm_backward(trace.gates[b, t], trace.cells[b, t], trace.cells[b, t + 1], hidden_sums[b, 0],
-                          grad.cell[b], projected_grad[b, now])  # fmt: skip
-        inputs_grad[:] = zero(inputs_grad)
-        product(projected_grad, now, weights.recurrent_t, inputs_grad, 0)
-        for b in range(rows):
-            grad.hidden[b] = inputs_grad[b, 0, read_size : read_size + len(grad.hidden[b])]
-            for i in range(read_size):
-                if rules.feed:
-                    grad.read[b, i] = inputs_grad[b, 0, i]
-                else:
-                    grad.read[b, i] += inputs_grad[b, 0, i]
+        control_backward(weights, rules.feed, grad, trace, hidden_grad, projected_grad, emitted_grad, first, t, room)

@@ -1,8 +1,14 @@
-"""One step of `mann.controllers.LSTMController` for one row, and its gradient, for numba."""
+"""`mann.controllers.LSTMController` and the memory's interface, a step at a time, and their gradients, for numba.
+
+Weights, carry, trace and gradients are the named tuples of a memory's scan; what is used of them has the same names in
+all.
+"""
 
 from __future__ import annotations
 
-from mann.kernels.numba_math import hyperbolic, jit, one, sigmoid_, tanh_
+import numpy as np
+
+from mann.kernels.numba_math import hyperbolic, jit, one, product, sigmoid_, tanh_, zero
 
 
 @jit
@@ -34,3 +40,54 @@ def lstm_backward(gates, cell, new_cell, hidden_grad, cell_grad, sums_grad):
         do[j] = hidden_grad[j] * squashed * o[j] * (unit - o[j])
         dcandidate[j] = dc * i[j] * (unit - candidate[j] * candidate[j])
         cell_grad[j] = dc * f[j]
+
+
+@jit
+def control(weights, carry, trace, projected, hidden, first, t):
+    """Step first + t of the controller, all rows: trace.emitted[:, t], the interface before the memory squashes it."""
+    rows, read_size = carry.read.shape
+    for b in range(rows):
+        trace.inputs[b, t, :read_size] = carry.read[b]
+        trace.inputs[b, t, read_size:] = carry.hidden[b]
+        trace.gates[b, t] = projected[b, first + t]
+    product(trace.inputs, t, weights.recurrent, trace.gates, t)
+    for b in range(rows):
+        lstm(trace.gates[b, t], trace.cells[b, t], trace.cells[b, t + 1], hidden[b, first + t])
+        carry.hidden[b] = hidden[b, first + t]
+        trace.emitted[b, t] = weights.bias
+    product(hidden, first + t, weights.interface, trace.emitted, t)
+
+
+@jit
+def control_scratch(weights, grad):
+    """Room for `control_backward`."""
+    rows, kind = len(grad.hidden), grad.hidden.dtype
+    return (
+        np.empty((rows, 1, weights.interface_t.shape[1]), kind),
+        np.empty((rows, 1, weights.recurrent_t.shape[1]), kind),
+    )
+
+
+@jit
+def control_backward(weights, feed, grad, trace, hidden_grad, projected_grad, emitted_grad, first, t, scratch):
+    """From emitted_grad[:, first + t] to projected_grad[:, first + t] and grad of what was carried into the step."""
+    rows, read_size = grad.read.shape
+    hidden_sums, inputs_grad = scratch
+    size, now = grad.hidden.shape[1], first + t
+    hidden_sums[:] = zero(hidden_sums)
+    for b in range(rows):
+        for j in range(size):
+            hidden_sums[b, 0, j] = hidden_grad[b, now, j] + grad.hidden[b, j]
+    product(emitted_grad, now, weights.interface_t, hidden_sums, 0)
+    for b in range(rows):
+        lstm_backward(trace.gates[b, t], trace.cells[b, t], trace.cells[b, t + 1], hidden_sums[b, 0],
+                      grad.cell[b], projected_grad[b, now])  # fmt: skip
+    inputs_grad[:] = zero(inputs_grad)
+    product(projected_grad, now, weights.recurrent_t, inputs_grad, 0)
+    for b in range(rows):
+        grad.hidden[b] = inputs_grad[b, 0, read_size : read_size + size]
+        for i in range(read_size):
+            if feed:
+                grad.read[b, i] = inputs_grad[b, 0, i]
+            else:
+                grad.read[b, i] += inputs_grad[b, 0, i]

@@ -15,12 +15,20 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
+
+from bench.api import Memory
+from mann.controllers import LSTMController
+from mann.kernels.registry import Run
+from mann.learner import MemoryLearner, State, reference
 
 ROOM = 2**29
 """Bytes of traces that are kept; longer sequences are computed twice."""
@@ -52,13 +60,15 @@ class Plan:
     """Width of a read, and of own_grad."""
     reference: Callable[..., tuple[Tensor, ...]]
     """What `Sequence.apply` does, from the same tensors, by the plain path."""
+    fixed: tuple[str, ...] = ()
+    """Of the carry, what has no gradient."""
 
     def segment(self, rows: int, steps: int, keep: bool) -> int:
         """How many steps to go before the trace is dropped, or kept."""
         if not keep:
             return min(steps, FLEETING)
-        size = sum(array.nbytes for array in self.trace(1, 1))
-        return steps if rows * steps * size <= ROOM else math.isqrt(steps - 1) + 1
+        size = sum(array.nbytes for array in self.trace(1, steps))
+        return steps if rows * size <= ROOM else math.isqrt(steps - 1) + 1
 
 
 class Sequence(torch.autograd.Function):
@@ -73,7 +83,7 @@ class Sequence(torch.autograd.Function):
             ctx.plan, ctx.count, ctx.trace, ctx.starts = plan, count, trace, starts
             ctx.save_for_backward(*tensors, out[0])
             ctx.mark_non_differentiable(
-                *(t for name, t in zip(plan.carry._fields, out[2:], strict=True) if name == "usage")
+                *(t for name, t in zip(plan.carry._fields, out[2:], strict=True) if name in plan.fixed)
             )
         return out
 
@@ -84,6 +94,56 @@ class Sequence(torch.autograd.Function):
         if torch.is_grad_enabled():
             return (None, None, *_twice(ctx.plan, ctx.needs_input_grad[2:], tensors, grads))
         return (None, None, *_backward(ctx, tensors, hidden, grads))
+
+
+def through(
+    plan: Plan, learner: MemoryLearner, projected: Tensor, own: tuple[Tensor, ...], carry: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Hidden states, reads and the carry after the last step, from the memory's own parameters and the first carry."""
+    controller: Any = learner.controller
+    parameters = (controller.recurrent, learner.interface.weight, learner.interface.bias, *own)
+    tensors = (projected, *parameters, *carry)
+    wanted = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    out: tuple[Tensor, ...] = (
+        Sequence.apply(plan, len(own), *tensors) if wanted else run(plan, len(own), tensors, False)[0]
+    )
+    return out
+
+
+def by_reference(
+    learner: MemoryLearner,
+    names: tuple[str, ...],
+    carried: Callable[[State], tuple[Tensor, ...]],
+    state: Callable[[tuple[Tensor, ...]], State],
+) -> Callable[..., tuple[Tensor, ...]]:
+    """`Plan.reference`. names: of the memory's own parameters; carried, state: from a state to the carry, and back."""
+
+    def plain(*tensors: Tensor) -> tuple[Tensor, ...]:
+        projected, recurrent, weight, bias, *rest = tensors
+        own = dict(zip(names, rest, strict=False))
+        same: Any = SimpleNamespace(
+            controller=lambda *step: functional_call(learner.controller, {"recurrent": recurrent}, step),
+            interface=partial(F.linear, weight=weight, bias=bias),
+            memory=lambda *step: functional_call(learner.memory, own, step),
+            feed_read=learner.feed_read,
+        )
+        hidden, reads, after = reference(same, projected, state(tuple(rest[len(names) :])))
+        return hidden, reads, *carried(after)
+
+    return plain
+
+
+@torch.enable_grad()
+def try_out(scan: Run, memory: Memory[Any], dtype: torch.dtype) -> None:
+    """Run a scan forward and back on a small memory, so that it is compiled."""
+    made = torch.zeros(1, 1, 4, dtype=dtype, requires_grad=True)
+    controller = LSTMController(1, memory.read_size, 1).to(dtype)
+    interface = nn.Linear(1, memory.interface_size, dtype=dtype)
+    learner: Any = SimpleNamespace(memory=memory.to(dtype), controller=controller, interface=interface, feed_read=True)
+    read = made.new_zeros(1, memory.read_size)
+    state = State(controller.initial_state(1, made), read, memory.initial_state(1, made))
+    hidden, _, _ = scan(learner, made, state)
+    hidden.sum().backward()
 
 
 def run(plan: Plan, count: int, tensors: tuple[Tensor, ...], keep: bool) -> tuple[Any, Any, list[Any]]:
@@ -143,6 +203,21 @@ def _twice(plan: Plan, wanted: Any, tensors: list[Tensor], grads: tuple[Tensor, 
     ends, given = ([pair[i] for pair in outputs] for i in range(2))
     found = iter(torch.autograd.grad(ends, inputs, given, create_graph=True, allow_unused=True))
     return [next(found) if needed else None for needed in wanted]
+
+
+def controller_weights(recurrent: Tensor, weight: Tensor, bias: Tensor) -> tuple[np.ndarray[Any, Any], ...]:
+    """What `numba_lstm.control` and `control_backward` multiply with, as each takes it.
+
+    The recurrent weights [read + hidden, 4 · hidden], these `padded`; the interface's [hidden, interface], the same
+    [interface, hidden] and columns of zeros up to a multiple of `LANES`; its bias.
+    """
+    return (
+        recurrent.detach().contiguous().numpy(),
+        padded(recurrent),
+        weight.detach().T.contiguous().numpy(),
+        padded(weight.T),
+        bias.detach().contiguous().numpy(),
+    )
 
 
 def padded(matrix: Tensor) -> np.ndarray[Any, Any]:
