@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import benchmarks, charts, files, grid, readme, records, scaling_plots, tables, views
-from bench.config import digest
+from bench import benchmarks, charts, data, files, grid, readme, records, scaling_plots, tables, views
 from bench.errors import BenchError
 from bench.records import Record
 
@@ -58,13 +57,15 @@ def _report(suites: Sequence[str], results: Path, found: Sequence[Record], dirty
     known: set[str] = set()
     for name in suites or grid.suites():
         # Which tables there are must not depend on the data of this machine.
-        specs = [cell.spec for cell in grid.plan(name, offline=True).cells]
-        mine = {digest(spec) for spec in specs}
+        cells = grid.plan(name, offline=True).cells
+        mine = {cell.id for cell in cells}
         known |= mine
-        # A task that needs data and has no record at all was left out for want of it.
         there = {r.task for r in found if r.id in mine}
-        specs = [spec for spec in specs if not spec["task"]["data"] or spec["task"]["name"] in there]
-        if there:
+        # A task that needs data and has no record at all was left out for want of it; but where the data cannot be
+        # downloaded, what others published is shown meanwhile.
+        by_hand = {cell.task.name for cell in cells if cell.task.dataset in data.BY_HAND}
+        specs = [c.spec for c in cells if not c.spec["task"]["data"] or c.task.name in there | by_hand]
+        if there | by_hand:
             title = str(grid.read_suite(name).get("title", ""))
             _add(whole, tables.report(found, Path(name).stem, specs, title=title, dirty=dirty))
         elif suites:

@@ -65,6 +65,15 @@ def look_up(results: Path, cells: Sequence[Cell]) -> Store:
     return store
 
 
+def planned(*chosen: Any) -> grid.Plan:
+    """The cells of `grid.plan`; those whose data is missing or damaged here can be named all the same, with a note."""
+    try:
+        return grid.plan(*chosen)
+    except BenchError as problem:
+        plan = grid.plan(*chosen, offline=True)
+        return replace(plan, notes=[*plan.notes, str(problem)])
+
+
 def dry_run(request: Request, as_json: bool) -> tuple[int, dict[str, Any]]:
     """Print the cells and what is recorded; run nothing."""
     out = views.console(stderr=as_json)
@@ -147,7 +156,7 @@ def status(suite: str | None, results: Path, as_json: bool) -> dict[str, Any]:
             if path.name not in known and not path.name.startswith(".") and why:
                 failures[path.name] = _blame(why)
     else:
-        plan = _plan(suite)
+        plan = planned(suite)
         store = look_up(results, plan.cells)
         problems = store.problems
         for note in plan.notes:
@@ -176,14 +185,6 @@ def status(suite: str | None, results: Path, as_json: bool) -> dict[str, Any]:
     if suite and total["pending"] + total["failed"]:
         out.print(f"next: {_command('run', suite, results)}", soft_wrap=True)
     return {"rows": rows, "total": total, "failures": failures, "problems": problems}
-
-
-def _plan(suite: str) -> grid.Plan:
-    """A suite's cells; those whose data is missing or damaged here can be counted all the same."""
-    try:
-        return grid.plan(suite)
-    except BenchError as problem:
-        return replace(grid.plan(suite, offline=True), notes=[str(problem)])
 
 
 def _say_notes(request: Request, store: Store) -> None:

@@ -1,0 +1,212 @@
+"""The forms in which people keep a set of photographs by class, and reading them with everything checked.
+
+Pickles as of Ren et al. 2018, lists of images as of Ravi and Larochelle 2017, or folders of images; all give the same
+pixels in the same order. An image of another size is shrunk by Pillow's LANCZOS filter, as the script of Finn et al.
+2017 does.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from bench import pickles
+from bench.config import canonical
+from bench.errors import BenchError, MissingData
+from bench.storage import Pixels
+
+PARTS = ("train", "val", "test")
+CACHE = "mini-imagenet-cache-{}.pkl"
+SUFFIXES = {".jpg", ".jpeg", ".png"}
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError,
+           Image.DecompressionBombWarning)  # fmt: skip
+"""What Pillow raises on a damaged image, or one that would fill the memory."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a copy must hold: the classes of each part, so many images of each; and how large these are to be."""
+
+    classes: tuple[tuple[str, tuple[str, ...]], ...]
+    each: int = 600
+    side: int = 84
+
+    @property
+    def names(self) -> list[str]:
+        """All classes, part after part."""
+        return [name for _, classes in self.classes for name in classes]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all this, hex."""
+        return hashlib.sha256(canonical([self.classes, self.each, self.side]).encode()).hexdigest()
+
+
+Lists = Mapping[str, Sequence[Path]]
+"""The image files of each class."""
+Source = Lists | Sequence[Path]
+"""Those, or the pickles, part after part."""
+
+
+def form(folder: Path) -> str:
+    """Which of the forms a folder holds, by what is there of it; empty for none.
+
+    The first of several counts: the script of Finn et al. 2017 leaves the lists behind, and their images in folders.
+    """
+    marks = {"pickles": [CACHE.format(p) for p in PARTS], "folders": PARTS, "lists": [f"{p}.csv" for p in PARTS]}
+    return next((kind for kind, names in marks.items() if any((folder / name).exists() for name in names)), "")
+
+
+def survey(folder: Path, layout: Layout) -> Source:
+    """The images of each class, or the paths of the pickles, part after part.
+
+    Raises:
+        BenchError: a file, a class or an image is missing, or not expected.
+    """
+    kind = form(folder)
+    if kind != "pickles":
+        return _listed(folder, layout) if kind == "lists" else _in_folders(folder, layout)
+    return [_there(folder / CACHE.format(part)) for part, _ in layout.classes]
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise MissingData(f"there is no {path.name} in {path.parent}, where others of miniImageNet's files are; get it")
+    return path
+
+
+def _listed(folder: Path, layout: Layout) -> Lists:
+    """Images by the lists of Ravi and Larochelle, `filename,label`."""
+    lists: dict[str, list[Path]] = {}
+    present = {entry.name for entry in os.scandir(folder / "images")} if (folder / "images").is_dir() else set()
+    for part, classes in layout.classes:
+        path = _there(folder / f"{part}.csv")
+        of: dict[str, list[str]] = {}
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    of.setdefault(str(row["label"]), []).append(str(row["filename"]))
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            raise BenchError(f"{path} is no list of images with the columns filename and label; get it anew") from error
+        _right_classes(path, "lists", of, part, classes)
+        lost = [name for names in of.values() for name in names if name not in present]
+        if lost:
+            raise BenchError(f"{folder / 'images'} lacks {len(lost)} of the images that {path.name} lists, such as "
+                             f"'{min(lost)}'; get them")  # fmt: skip
+        lists |= {name: sorted((folder / "images" / n for n in of[name]), key=_natural) for name in classes}
+    return _enough(lists, layout, folder)
+
+
+def _in_folders(folder: Path, layout: Layout) -> Lists:
+    """Images in a folder for each class, in a folder for each part."""
+    lists: dict[str, list[Path]] = {}
+    for part, classes in layout.classes:
+        where = folder / part
+        if not where.is_dir():
+            raise MissingData(f"there is no folder {part} in {folder}, where others of miniImageNet's are; get it")
+        of = {entry.name for entry in os.scandir(where) if entry.is_dir() and not entry.name.startswith(".")}
+        _right_classes(where, "has", of, part, classes)
+        for name in classes:
+            images = (Path(e.path) for e in os.scandir(where / name) if not e.name.startswith("."))
+            lists[name] = sorted((path for path in images if path.suffix.lower() in SUFFIXES), key=_natural)
+    return _enough(lists, layout, folder)
+
+
+def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Names in order of the numbers in them, so that copies which pad them with zeros agree with others."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", path.name)
+    return [(int(text), "") if text.isdecimal() else (-1, text) for text in parts], path.name
+
+
+def _right_classes(where: Path, verb: str, found: Any, part: str, classes: Sequence[str]) -> None:
+    """Refuse missing classes, naming them, and such as are of another split."""
+    missing, strange = sorted({*classes} - {*found}), sorted({*found} - {*classes})
+    if missing:
+        raise BenchError(f"{where} lacks {len(missing)} of the {len(classes)} classes of {part}: "
+                         f"{', '.join(missing)}; get them")  # fmt: skip
+    if strange:
+        raise BenchError(f"{where} {verb} {strange[0]!r}, which is no class of {part} in the split of Ravi and "
+                         "Larochelle; another split cannot be compared with published figures")  # fmt: skip
+
+
+def _enough(lists: dict[str, list[Path]], layout: Layout, folder: Path) -> Lists:
+    for name, images in lists.items():
+        if len(images) != layout.each or len({*images}) != layout.each:
+            raise BenchError(
+                f"{folder} holds {len({*images})} images of class {name} instead of {layout.each}; get the class anew"
+            )
+    return lists
+
+
+def blocks(source: Source, layout: Layout) -> Iterator[tuple[str, Pixels]]:
+    """Classes in the layout's order, and their images: [each, 3, side, side]."""
+    if isinstance(source, Mapping):
+        for name in layout.names:
+            yield name, np.stack([_image(path, layout.side) for path in source[name]])
+        return
+    for path, (part, classes) in zip(source, layout.classes, strict=True):
+        images, members = _unpacked(path)
+        _right_classes(path, "holds", members, part, classes)
+        taken = np.zeros(len(images), bool)
+        for name in classes:
+            rows = _rows(path, name, members[name], layout.each, len(images))
+            if taken[rows].any():
+                raise BenchError(f"{path} has an image of class {name} in another class too; get it anew")
+            taken[rows] = True
+            block = images[rows]
+            if block.shape[1:3] != (layout.side, layout.side):
+                yield name, np.stack([_fitted(Image.fromarray(image), layout.side) for image in block])
+            else:
+                yield name, block.transpose(0, 3, 1, 2)
+
+
+def _unpacked(path: Path) -> tuple[Pixels, dict[str, Any]]:
+    """The images and the classes of a pickle, as the caches of Ren et al. 2018 have them."""
+    held = pickles.load(path)
+    images, members = (held.get(key) for key in ("image_data", "class_dict")) if isinstance(held, dict) else (None, None)
+    if not isinstance(images, np.ndarray) or not isinstance(members, dict):
+        raise BenchError(f"{path} is no cache of miniImageNet: it lacks an array image_data or a dict class_dict")
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
+        shape = " × ".join(map(str, images.shape))
+        raise BenchError(f"{path} holds {images.dtype} images of {shape} instead of bytes, [images, height, width, 3]")
+    return images, members
+
+
+def _rows(path: Path, name: str, rows: Any, each: int, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Which of the images are of a class."""
+    rows = rows.tolist() if isinstance(rows, np.ndarray) else rows
+    if not isinstance(rows, (list, tuple)) or not all(type(row) is int and 0 <= row < count for row in rows):
+        raise BenchError(f"{path} does not say which of its {count} images are of class {name}; get it anew")
+    if len({*rows}) != each or len(rows) != each:
+        raise BenchError(f"{path} holds {len({*rows})} images of class {name} instead of {each}; get it anew")
+    return np.array(rows, np.int64)
+
+
+def _image(path: Path, side: int) -> Pixels:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=["JPEG", "PNG"]) as image:
+                return _fitted(image, side)
+    except _DAMAGE as error:
+        raise BenchError(f"{path} is no whole image ({error}); get it anew") from error
+
+
+def _fitted(image: Image.Image, side: int) -> Pixels:
+    """An image of any size and kind as [3, side, side]."""
+    image = image.convert("RGB")
+    if image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling.LANCZOS)
+    return np.asarray(image).transpose(2, 0, 1)
