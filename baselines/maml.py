@@ -219,8 +219,9 @@ class MAML(TrainedMethod):
 
     The authors' recipes: Omniglot 5-way as the defaults are; 20-way inner_lr .1, train_steps and eval_steps 5, batch
     16; sinusoids batch 25; miniImageNet backbone conv4-32, inner_lr .01, train_steps 5, eval_steps 10, batch 4 (1-shot)
-    or 2 (5-shot), where they also clip each element of the meta-gradient to 10. They normalise queries by the statistics of the queries (transductive): there each query
-    sees the others. The default is not, and its figures are not comparable with theirs.
+    or 2 (5-shot), where they also clip each element of the meta-gradient to 10. They normalise queries by the
+    statistics of the queries (transductive): there each query sees the others. The default is not, and its figures are
+    not comparable with theirs.
     """
 
     batch: int = option(32, "tasks per training step")
@@ -230,7 +231,7 @@ class MAML(TrainedMethod):
     eval_steps: int = option(0, "gradient steps of adaptation in evaluation; 0: 3 for classes, 10 for regression")
     backbone: Literal["auto", "conv4", "conv4-32", "mlp", "sinusoid"] = option(
         "auto",
-        "conv4: stride 2, 64 channels; conv4-32: pooled; mlp: 256-128-64-64; sinusoid: 40-40; auto: by the task's inputs",
+        "conv4: stride 2, 64 channels; conv4-32: pooled; mlp: 256-128-64-64; sinusoid: 40-40; auto: by the inputs",
     )
     batch_norm: Literal["support", "transductive", "none"] = option(
         "support", "statistics for a query: its support's, those of all queries, or no normalisation"

@@ -23,6 +23,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -207,8 +208,8 @@ def run(
     _prepare(plugin, data)
     from bench import grid, running, training
 
-    chosen = (suite, method or (), task or (), seeds, setting or (), steps)
-    plan = running.planned(*chosen) if dry_run else grid.plan(*chosen)
+    chosen = partial(grid.plan, suite, method or (), task or (), seeds, setting or (), steps)
+    plan = running.planned(chosen) if dry_run else chosen()
     cells = grid.shard(plan.cells, shard) if shard else plan.cells
     request = running.Request(
         suite, cells, plan.notes, results, workers, threads, device, training.backend_of(backend), picture

@@ -26,7 +26,6 @@ from bench.errors import BenchError, MissingData
 from bench.registry import unknown
 from bench.storage import cache_root, data_root, shrink, split
 
-
 OMNIGLOT = Layout(
     (("images_background", split("lake", "background")), ("images_evaluation", split("lake", "evaluation"))),
     digest="cb55aaf43e7652158a0d348ae33cec7c899c9568f227abdcfd4ff6be928801ed",
@@ -154,7 +153,7 @@ def get(name: str, root: Path | None = None) -> Path:
 def listing() -> list[Listing]:
     """All data sets; quick, so what was never read has no digest yet."""
     made = [Listing(name, *_found(name), "MIT, Brenden Lake", HOME) for name in ARCHIVES]
-    return made + [Listing(name, *each.found(), each.LICENCE, each.SOURCE) for name, each in BY_HAND.items()]
+    return made + [Listing(name, *_found(name), each.LICENCE, each.SOURCE) for name, each in BY_HAND.items()]
 
 
 def omniglot() -> Omniglot:
@@ -207,6 +206,8 @@ def _archives(name: str) -> dict[str, str]:
 
 
 def _found(name: str) -> tuple[Path | None, str | None]:
+    if name in BY_HAND:
+        return BY_HAND[name].found()
     try:
         folder = locate(name)
     except MissingData:

@@ -12,7 +12,6 @@ from typing import BinaryIO
 
 from bench.errors import BenchError
 
-
 Content = bytes | Callable[[BinaryIO], None]
 """What a file is to hold, or what writes it, for a file that memory should not hold whole."""
 

@@ -1,9 +1,9 @@
 """miniImageNet in any of the three forms in which people keep it, as one cached array of pixels.
 
-The classes are those of Ravi and Larochelle 2017: 64 to train on, 16 to validate, 20 to test, 600 images each. Images of
-another size than 84 × 84 are shrunk by Pillow's LANCZOS filter, as the script of Finn et al. 2017 does. Copies differ in
-their pixels, since JPEGs were decoded and shrunk by one program or another; so the digest that names the data in a
-cell's id is that of the lists of classes, and a record holds the digest of the copy's content beside it.
+The classes are those of Ravi and Larochelle 2017: 64 to train on, 16 to validate, 20 to test, 600 images each of
+84 × 84. Copies differ in their pixels, since JPEGs were decoded and shrunk by one program or another; so the digest
+that names the data in a cell's id is that of the lists of classes, and a record holds the digest of the copy's content
+beside it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -150,8 +150,8 @@ def _shown(blocks: Iterator[tuple[str, Pixels]], count: int) -> Iterator[tuple[s
     from rich.console import Console
     from rich.progress import track
 
-    console = Console(stderr=True)
-    return iter(track(blocks, f"reading {NAME}", count, console=console, transient=True, disable=not sys.stderr.isatty()))
+    bar: dict[str, Any] = {"console": Console(stderr=True), "transient": True, "disable": not sys.stderr.isatty()}
+    return iter(track(blocks, f"reading {NAME}", count, **bar))
 
 
 @lru_cache

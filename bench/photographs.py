@@ -175,7 +175,7 @@ def blocks(source: Source, layout: Layout) -> Iterator[tuple[str, Pixels]]:
 def _unpacked(path: Path) -> tuple[Pixels, dict[str, Any]]:
     """The images and the classes of a pickle, as the caches of Ren et al. 2018 have them."""
     held = pickles.load(path)
-    images, members = (held.get(key) for key in ("image_data", "class_dict")) if isinstance(held, dict) else (None, None)
+    images, members = map(held.get, ("image_data", "class_dict")) if isinstance(held, dict) else (None, None)
     if not isinstance(images, np.ndarray) or not isinstance(members, dict):
         raise BenchError(f"{path} is no cache of miniImageNet: it lacks an array image_data or a dict class_dict")
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:

@@ -32,6 +32,7 @@ CODES = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}
 _LENGTHS = {"SHORT_BINSTRING": "<B", "BINSTRING": "<i", "SHORT_BINBYTES": "<B", "BINBYTES": "<I", "BINBYTES8": "<Q",
             "BYTEARRAY8": "<Q"}  # fmt: skip
 """How the length of these bytes is written; they are never copied off the file."""
+_OPERATIONS = {operation.code: operation for operation in pickletools.opcodes}
 _DAMAGE = (ValueError, IndexError, KeyError, OverflowError, EOFError, struct.error)
 """What a pickle raises that is cut short or no pickle at all."""
 
@@ -118,7 +119,7 @@ class _Machine:
             code = self.file.read(1)
             if not code:
                 raise _Refusal("it ends in the middle; get it anew")
-            operation = pickletools.code2op.get(code.decode("latin-1"))
+            operation = _OPERATIONS.get(code.decode("latin-1"))
             if operation is None:
                 raise ValueError(f"no operation has the code {code!r}")
             if operation.name == "STOP":
@@ -129,12 +130,12 @@ class _Machine:
         """One operation."""
         name, stack = operation.name, self.stack
         if name in _LENGTHS:
-            stack.append(self.bytes(_LENGTHS[name]))
+            stack.append(self.take(_LENGTHS[name]))
             return
         if name == "STRING":
             stack.append(_unescaped(self.file.readline()))
             return
-        argument = operation.arg.reader(self.file) if operation.arg else None  # type: ignore[arg-type]
+        argument: Any = operation.arg.reader(self.file) if operation.arg else None
         match name:
             case ("INT" | "BININT" | "BININT1" | "BININT2" | "LONG" | "LONG1" | "LONG4" | "FLOAT" | "BINFLOAT"
                   | "UNICODE" | "SHORT_BINUNICODE" | "BINUNICODE" | "BINUNICODE8"):  # fmt: skip
@@ -171,12 +172,12 @@ class _Machine:
             case "DICT":
                 items = self.since_mark()
                 self.stack.append({})
-                self.set(items)
+                self.fill(items)
             case "APPEND" | "APPENDS":
                 items = [stack.pop()] if name == "APPEND" else self.since_mark()
                 self.top(list).extend(map(_plain, items))
             case "SETITEM" | "SETITEMS":
-                self.set([stack.pop(), stack.pop()][::-1] if name == "SETITEM" else self.since_mark())
+                self.fill([stack.pop(), stack.pop()][::-1] if name == "SETITEM" else self.since_mark())
             case "GLOBAL":
                 stack.append(_named(argument.replace(" ", ".", 1)))
             case "STACK_GLOBAL":
@@ -188,9 +189,9 @@ class _Machine:
             case "BUILD":
                 self.build(stack.pop())
             case _:
-                raise _Refusal(f"it wants to make an object of a class, or the like ({name}); only arrays are made here")
+                raise _Refusal(f"it makes an object of a class, or the like ({name}); only plain values are read")
 
-    def bytes(self, form: str) -> memoryview:
+    def take(self, form: str) -> memoryview:
         """The bytes that come next, after their length."""
         (length,) = struct.unpack(form, self.file.read(struct.calcsize(form)))
         start = self.file.tell()
@@ -210,7 +211,7 @@ class _Machine:
             raise ValueError(f"a {kind.__name__} is to grow, and there is none")
         return self.stack[-1]
 
-    def set(self, items: list[Any]) -> None:
+    def fill(self, items: list[Any]) -> None:
         """Keys and values, in turn, go into the dict on top."""
         into = self.top(dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
@@ -268,7 +269,7 @@ def _unescaped(line: bytes) -> bytes:
     text = line.rstrip(b"\n")
     if not line.endswith(b"\n") or len(text) < 2 or text[:1] != text[-1:] or text[:1] not in b"'\"":
         raise ValueError("a text without its quotes")
-    return codecs.escape_decode(text[1:-1])[0]  # type: ignore[attr-defined, no-any-return]
+    return codecs.escape_decode(text[1:-1])[0]
 
 
 def _named(name: str) -> _Name:
@@ -303,8 +304,8 @@ def _kind(arguments: tuple[Any, ...]) -> _Kind:
         case (code, int(), int()) if _text(code) in CODES:
             return _Kind(_text(code))
         case (code, *_):
-            what = _text(code)
-            raise _Refusal(f"it holds an array of {'objects' if what[:1] == 'O' else reprlib.repr(what)}, not of numbers")
+            what = "objects" if _text(code)[:1] == "O" else reprlib.repr(_text(code))
+            raise _Refusal(f"it holds an array of {what}; only arrays of numbers are read")
     raise _Refusal("it has an array of nothing")
 
 

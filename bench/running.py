@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,13 @@ def look_up(results: Path, cells: Sequence[Cell]) -> Store:
     return store
 
 
-def planned(*chosen: Any) -> grid.Plan:
-    """The cells of `grid.plan`; those whose data is missing or damaged here can be named all the same, with a note."""
+def planned(plan: Callable[..., grid.Plan]) -> grid.Plan:
+    """The cells of a `grid.plan`; those whose data is missing or damaged here are named all the same, with a note."""
     try:
-        return grid.plan(*chosen)
+        return plan()
     except BenchError as problem:
-        plan = grid.plan(*chosen, offline=True)
-        return replace(plan, notes=[*plan.notes, str(problem)])
+        offline = plan(offline=True)
+        return replace(offline, notes=[*offline.notes, str(problem)])
 
 
 def dry_run(request: Request, as_json: bool) -> tuple[int, dict[str, Any]]:
@@ -156,7 +157,7 @@ def status(suite: str | None, results: Path, as_json: bool) -> dict[str, Any]:
             if path.name not in known and not path.name.startswith(".") and why:
                 failures[path.name] = _blame(why)
     else:
-        plan = planned(suite)
+        plan = planned(partial(grid.plan, suite))
         store = look_up(results, plan.cells)
         problems = store.problems
         for note in plan.notes:

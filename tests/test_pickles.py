@@ -27,7 +27,9 @@ def same(a: Any, b: Any) -> bool:
     """Equal in value and in type, arrays to the bit, whatever their byte order, which numpy does not always keep."""
     if isinstance(a, np.ndarray):
         natives = [x.astype(x.dtype.newbyteorder("=")) for x in (a, b)]
-        return a.shape == b.shape and natives[0].dtype == natives[1].dtype and natives[0].tobytes() == natives[1].tobytes()
+        return (
+            a.shape == b.shape and natives[0].dtype == natives[1].dtype and natives[0].tobytes() == natives[1].tobytes()
+        )
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)):
@@ -61,8 +63,9 @@ def python_2(array: np.ndarray, rows: list[int], protocol: int) -> bytes:
         return b"(" + b"".join(parts) + b"t"
 
     false = b"I00\n" if protocol < 2 else b"\x89"
-    dtype = b"cnumpy\ndtype\n" + pair(text(b"u1"), number(0), number(1)) + b"R" + pair(
-        number(3), text(b"|"), b"NNN", b"I-1\nI-1\n" if protocol == 0 else b"J\xff\xff\xff\xff" * 2, number(0)) + b"b"  # fmt: skip
+    minus = b"I-1\n" if protocol == 0 else b"J\xff\xff\xff\xff"
+    dtype = b"cnumpy\ndtype\n" + pair(text(b"u1"), number(0), number(1)) + b"R"
+    dtype += pair(number(3), text(b"|"), b"NNN", minus, minus, number(0)) + b"b"
     blank = b"cnumpy.core.multiarray\n_reconstruct\n" + pair(b"cnumpy\nndarray\n", pair(number(0)), text(b"b")) + b"R"
     shape = pair(*map(number, array.shape))
     made = blank + b"p1\n" + pair(number(1), shape, dtype, false, text(array.tobytes())) + b"b"
@@ -270,7 +273,12 @@ HOSTILE = {
     "too many": BLANK + b"(K\x01(K\x01t" + U8 + b"I00\nC\x02xxtb.",
     "less than nothing": BLANK + b"(K\x01(J\xff\xff\xff\xffJ\xff\xff\xff\xfft" + U8 + b"I00\nC\x01xtb.",
     "a shape that overflows": BLANK + b"(K\x01(" + b"I1099511627776\n" * 2 + b"t" + U8 + b"I00\nC\x00tb.",
-    "a shape that overflows to nothing": BLANK + b"(K\x01(" + b"I549755813888\n" * 4 + b"K\x00t" + U8 + b"I00\nC\x00tb.",
+    "a shape that overflows to nothing": BLANK
+    + b"(K\x01("
+    + b"I549755813888\n" * 4
+    + b"K\x00t"
+    + U8
+    + b"I00\nC\x00tb.",
     "a shape of a huge number": BLANK + b"(K\x01(I" + b"9" * 4000 + b"\nt" + U8 + b"I00\nC\x00tb.",
     "a shape of truth": BLANK + b"(K\x01(I01\nt" + U8 + b"I00\nC\x01xtb.",
     "a hundred axes": BLANK + b"(K\x01(" + b"K\x01" * 100 + b"t" + U8 + b"I00\nC\x01xtb.",
@@ -332,8 +340,8 @@ def test_deep_and_circular_values_do_no_harm() -> None:
     assert circular[0] is circular
 
 
-WHOLE = [pickle.dumps({"image_data": np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3), "class_dict": {"n01": [0, 1]}}, p)
-         for p in PROTOCOLS]  # fmt: skip
+COPY = {"image_data": np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3), "class_dict": {"n01": [0, 1]}}
+WHOLE = [pickle.dumps(COPY, protocol) for protocol in PROTOCOLS]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -352,8 +360,7 @@ def survives(content: bytes) -> None:
     """Whatever it is, it is refused in one sentence or is plain."""
     try:
         value = pickles.loads(content)
-    except BenchError as error:
-        assert "\n" not in " ".join(str(error).split())
+    except BenchError:
         return
     waiting, seen = [value], set()
     while waiting:
@@ -368,7 +375,10 @@ def survives(content: bytes) -> None:
             waiting += each.values() if isinstance(each, dict) else each
 
 
-@given(protocol=st.sampled_from(PROTOCOLS), changes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4))
+@given(
+    protocol=st.sampled_from(PROTOCOLS),
+    changes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4),
+)
 def test_flipped_bytes(protocol: int, changes: list[tuple[int, int]]) -> None:
     content = bytearray(WHOLE[protocol])
     for place, byte in changes:
@@ -376,10 +386,12 @@ def test_flipped_bytes(protocol: int, changes: list[tuple[int, int]]) -> None:
     survives(bytes(content))
 
 
-PIECES = [U8, BLANK, b"(", b"t", b"l", b"d", b"]", b"}", b")", b"K\x01", b"K\x00", b"C\x01x", b"X\x01\x00\x00\x00a", b"a",
-          b"e", b"s", b"u", b"b", b"R", b"0", b"1", b"2", b"q\x00", b"h\x00", b"q\x01", b"h\x01", b"\x85", b"\x86", b"\x87",
-          b"N", b"\x88", b"I00\n", b"cnumpy\nndarray\n", b"cnumpy\ndtype\n", b"c_codecs\nencode\n", b"\x94", b"\x93",
-          b"(K\x01(K\x01t" + U8 + b"I00\nC\x01xtb"]  # fmt: skip
+PIECES = [
+    U8, BLANK, b"(", b"t", b"l", b"d", b"]", b"}", b")", b"K\x01", b"K\x00", b"C\x01x", b"X\x01\x00\x00\x00a",
+    b"a", b"e", b"s", b"u", b"b", b"R", b"0", b"1", b"2", b"q\x00", b"h\x00", b"q\x01", b"h\x01", b"\x85",
+    b"\x86", b"\x87", b"N", b"\x88", b"I00\n", b"cnumpy\nndarray\n", b"cnumpy\ndtype\n", b"c_codecs\nencode\n",
+    b"\x94", b"\x93", b"(K\x01(K\x01t" + U8 + b"I00\nC\x01xtb",
+]  # fmt: skip
 
 
 @given(pieces=st.lists(st.sampled_from(PIECES), max_size=30))
@@ -393,7 +405,7 @@ def test_any_bytes(content: bytes) -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match="cannot read .*gone.pkl: No such file"):
+    with pytest.raises(BenchError, match=r"cannot read .*gone\.pkl: No such file"):
         pickles.load(tmp_path / "gone.pkl")
     with pytest.raises(BenchError, match="cannot read"):
         pickles.load(tmp_path)
