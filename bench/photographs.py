@@ -14,7 +14,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,9 +76,19 @@ def survey(folder: Path, layout: Layout) -> Source:
         BenchError: a file, a class or an image is missing, or not expected.
     """
     kind = form(folder)
-    if kind != "pickles":
-        return _listed(folder, layout) if kind == "lists" else _in_folders(folder, layout)
-    return [_there(folder / CACHE.format(part)) for part, _ in layout.classes]
+    if kind == "pickles":
+        return [_there(folder / CACHE.format(part)) for part, _ in layout.classes]
+    try:
+        parts = [(_listed if kind == "lists" else _in_folders)(folder, part) for part, _ in layout.classes]
+    except OSError as error:
+        raise BenchError(f"cannot read {error.filename}: {error.strerror}; check its permissions") from error
+    _right_classes(folder, parts, layout)
+    lists = {name: sorted(images, key=_natural) for part in parts for name, images in part.items()}
+    for name in layout.names:
+        if len(lists[name]) != layout.each or len({*lists[name]}) != layout.each:
+            held = len({*lists[name]})
+            raise BenchError(f"{folder} holds {held} images of class {name} instead of {layout.each}; get it anew")
+    return lists
 
 
 def _there(path: Path) -> Path:
@@ -87,41 +97,37 @@ def _there(path: Path) -> Path:
     return path
 
 
-def _listed(folder: Path, layout: Layout) -> Lists:
-    """Images by the lists of Ravi and Larochelle, `filename,label`."""
-    lists: dict[str, list[Path]] = {}
+def _listed(folder: Path, part: str) -> Lists:
+    """A part by its list of Ravi and Larochelle, `filename,label`."""
+    path, lists = _there(folder / f"{part}.csv"), dict[str, list[Path]]()
     present = {entry.name for entry in os.scandir(folder / "images")} if (folder / "images").is_dir() else set()
-    for part, classes in layout.classes:
-        path = _there(folder / f"{part}.csv")
-        of: dict[str, list[str]] = {}
-        try:
-            with path.open(newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    of.setdefault(str(row["label"]), []).append(str(row["filename"]))
-        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-            raise BenchError(f"{path} is no list of images with the columns filename and label; get it anew") from error
-        _right_classes(path, "lists", of, part, classes)
-        lost = [name for names in of.values() for name in names if name not in present]
-        if lost:
-            raise BenchError(f"{folder / 'images'} lacks {len(lost)} of the images that {path.name} lists, such as "
-                             f"'{min(lost)}'; get them")  # fmt: skip
-        lists |= {name: sorted((folder / "images" / n for n in of[name]), key=_natural) for name in classes}
-    return _enough(lists, layout, folder)
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [(str(row["label"]), str(row["filename"])) for row in csv.DictReader(file)]
+    except (ValueError, KeyError, csv.Error) as error:
+        raise BenchError(f"{path} is no list of images with the columns filename and label; get it anew") from error
+    lost = [name for _, name in rows if name not in present]
+    if lost:
+        raise BenchError(f"{folder / 'images'} lacks {len(lost)} of the images that {path.name} lists, such as "
+                         f"'{min(lost)}'; get them")  # fmt: skip
+    for label, name in rows:
+        lists.setdefault(label, []).append(folder / "images" / name)
+    return lists
 
 
-def _in_folders(folder: Path, layout: Layout) -> Lists:
-    """Images in a folder for each class, in a folder for each part."""
-    lists: dict[str, list[Path]] = {}
-    for part, classes in layout.classes:
-        where = folder / part
-        if not where.is_dir():
-            raise MissingData(f"there is no folder {part} in {folder}, where others of miniImageNet's are; get it")
-        of = {entry.name for entry in os.scandir(where) if entry.is_dir() and not entry.name.startswith(".")}
-        _right_classes(where, "has", of, part, classes)
-        for name in classes:
-            images = (Path(e.path) for e in os.scandir(where / name) if not e.name.startswith("."))
-            lists[name] = sorted((path for path in images if path.suffix.lower() in SUFFIXES), key=_natural)
-    return _enough(lists, layout, folder)
+def _in_folders(folder: Path, part: str) -> Lists:
+    """A part by its folder, which has a folder of images for each class."""
+    if not (folder / part).is_dir():
+        raise MissingData(f"there is no folder {part} in {folder}, where others of miniImageNet's are; get it")
+    classes = [Path(entry.path) for entry in os.scandir(folder / part) if entry.is_dir() and entry.name[0] != "."]
+    return {
+        where.name: [where / e.name for e in os.scandir(where) if e.name[0] != "." and _suffix(e.name) in SUFFIXES]
+        for where in classes
+    }
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
@@ -130,24 +136,20 @@ def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
     return [(int(text), "") if text.isdecimal() else (-1, text) for text in parts], path.name
 
 
-def _right_classes(where: Path, verb: str, found: Any, part: str, classes: Sequence[str]) -> None:
-    """Refuse missing classes, naming them, and such as are of another split."""
-    missing, strange = sorted({*classes} - {*found}), sorted({*found} - {*classes})
+def _right_classes(where: Path, parts: Sequence[Iterable[str]], layout: Layout) -> None:
+    """Refuse missing classes, naming all, and such as are of another split."""
+    found = [(part, {*classes}, {*names}) for (part, classes), names in zip(layout.classes, parts, strict=True)]
+    missing = {part: sorted(classes - names) for part, classes, names in found if classes - names}
     if missing:
-        raise BenchError(f"{where} lacks {len(missing)} of the {len(classes)} classes of {part}: "
-                         f"{', '.join(missing)}; get them")  # fmt: skip
-    if strange:
-        raise BenchError(f"{where} {verb} {strange[0]!r}, which is no class of {part} in the split of Ravi and "
-                         "Larochelle; another split cannot be compared with published figures")  # fmt: skip
-
-
-def _enough(lists: dict[str, list[Path]], layout: Layout, folder: Path) -> Lists:
-    for name, images in lists.items():
-        if len(images) != layout.each or len({*images}) != layout.each:
+        named = "; ".join(f"{part}: {', '.join(names)}" for part, names in missing.items())
+        count = sum(map(len, missing.values()))
+        raise BenchError(f"{where} lacks {count} of {len(layout.names)} classes ({named}); get them")
+    for part, classes, names in found:
+        if names - classes:
             raise BenchError(
-                f"{folder} holds {len({*images})} images of class {name} instead of {layout.each}; get the class anew"
+                f"{where} has a class {min(names - classes)!r} in {part}, which is not in the split of Ravi and "
+                "Larochelle; figures of another split cannot be compared with those published"
             )
-    return lists
 
 
 def blocks(source: Source, layout: Layout) -> Iterator[tuple[str, Pixels]]:
@@ -156,9 +158,9 @@ def blocks(source: Source, layout: Layout) -> Iterator[tuple[str, Pixels]]:
         for name in layout.names:
             yield name, np.stack([_image(path, layout.side) for path in source[name]])
         return
-    for path, (part, classes) in zip(source, layout.classes, strict=True):
-        images, members = _unpacked(path)
-        _right_classes(path, "holds", members, part, classes)
+    parts = [_unpacked(path) for path in source]
+    _right_classes(source[0].parent, [members for _, members in parts], layout)
+    for path, (images, members), (_, classes) in zip(source, parts, layout.classes, strict=True):
         taken = np.zeros(len(images), bool)
         for name in classes:
             rows = _rows(path, name, members[name], layout.each, len(images))

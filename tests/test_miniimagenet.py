@@ -225,14 +225,14 @@ class Call:
 
 BOMB = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\1\x86\xa0\0\1\x86\xa0\x08\2\0\0\0"
 BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
-    "class folder": ("folders", without("train/n02"), r"copy/train lacks 1 of the 3 classes of train: n02"),
-    "class folders": ("folders", lambda f: [without(f"train/{n}")(f) for n in ("n05", "n01")] and None,
-                      r"lacks 2 of the 3 classes of train: n01, n05; get them"),
+    "class folder": ("folders", without("train/n02"), r"copy lacks 1 of 6 classes \(train: n02\)"),
+    "class folders": ("folders", lambda f: [without(n)(f) for n in ("train/n05", "train/n01", "test/n06")],
+                      r"lacks 3 of 6 classes \(train: n01, n05; test: n06\); get them"),
     "part": ("folders", without("val"), r"no folder val in .*copy"),
     "image in a folder": ("folders", without("test/n06/n06_4.png"), "copy holds 11 images of class n06 instead of 12"),
     "one too many": ("folders", having("test/n06/n06_12.png"), "holds 13 images of class n06 instead of 12"),
-    "another class": ("folders", having("test/n07", None), "has 'n07', which is no class of test in the split of Ravi"),
-    "class of another part": ("folders", having("test/n01", None), "has 'n01', which is no class of test"),
+    "another class": ("folders", having("test/n07", None), "has a class 'n07' in test, which is not in the split of"),
+    "class of another part": ("folders", having("test/n01", None), "has a class 'n01' in test"),
     "no image": ("folders", having("test/n06/n06_4.png"), r"n06_4\.png is no whole image"),
     "cut image": ("folders", lambda f: cut(f / "val/n03/n03_2.png"), r"n03_2\.png is no whole image"),
     "empty image": ("folders", having("val/n03/n03_2.png", b""), r"n03_2\.png is no whole image"),
@@ -241,15 +241,15 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "list": ("lists", without("val.csv"), r"no val\.csv in .*copy"),
     "images": ("lists", without("images"), "images lacks 36 of the images that train.csv lists"),
     "listed image": ("lists", without("images/n0300000004.png"), r"lacks 1 of .* val\.csv lists, such as 'n03"),
-    "unlisted class": ("lists", listing("train", ",n05", ",n02"), r"train\.csv lacks 1 of the 3 classes of train: n05"),
+    "unlisted class": ("lists", listing("train", ",n05", ",n02"), r"lacks 1 of 6 classes \(train: n05\)"),
     "listed twice": ("lists", listing("val", "n0300000004", "n0300000005"), "holds 11 images of class n03"),
     "listed too few": ("lists", listing("val", "n0300000004.png,n03\n", ""), "11 images of class n03 instead of 12"),
     "listed elsewhere": ("lists", listing("val", "n0300000004", "../images/n0300000004"), "lacks 1 of the images"),
     "listed absolutely": ("lists", listing("val", "n0300000004", "/images/n0300000004"), "lacks 1 of the images"),
     "other columns": ("lists", listing("val", "filename,label", "a,b"), "no list of images with the columns"),
-    "no label": ("lists", listing("val", "n0300000004.png,n03", "n0300000004.png"), "'None', which is no class"),
+    "no label": ("lists", listing("val", "n0300000004.png,n03", "n0300000004.png"), "has a class 'None' in val"),
     "binary list": ("lists", having("val.csv", b"\xff\xfe\0"), "no list of images"),
-    "empty list": ("lists", having("val.csv", b""), "lacks 1 of the 1 classes of val: n03"),
+    "empty list": ("lists", having("val.csv", b""), r"lacks 1 of 6 classes \(val: n03\)"),
     "pickle": ("pickles", without("mini-imagenet-cache-val.pkl"), r"no mini-imagenet-cache-val\.pkl in .*copy"),
     "cut pickle": ("pickles", lambda f: cut(f / "mini-imagenet-cache-val.pkl"), r"cache-val\.pkl is (damaged|refused)"),
     "hostile pickle": ("pickles", having("mini-imagenet-cache-val.pkl", pickle.dumps({"image_data": Call()})),
@@ -261,8 +261,8 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "channels first": ("pickles", holding("val", image_data=np.zeros((12, 3, 9, 9), np.uint8)), "12 × 3 × 9 × 9"),
     "flat": ("pickles", holding("val", image_data=np.zeros((12, 300), np.uint8)), "uint8 images of 12 × 300 instead"),
     "objects": ("pickles", holding("val", image_data=np.array([{}], object)), "array of objects"),
-    "class in a pickle": ("pickles", grouping(n03=None), r"cache-val\.pkl lacks 1 of the 1 classes of val: n03"),
-    "strange class": ("pickles", grouping(n09=[0]), "holds 'n09', which is no class of val"),
+    "class in a pickle": ("pickles", grouping(n03=None), r"copy lacks 1 of 6 classes \(val: n03\)"),
+    "strange class": ("pickles", grouping(n09=[0]), "has a class 'n09' in val"),
     "too few": ("pickles", grouping(n03=list(range(11))), "holds 11 images of class n03 instead of 12"),
     "one twice": ("pickles", grouping(n03=[0, *range(11)]), "holds 11 images of class n03 instead of 12"),
     "beyond the end": ("pickles", grouping(n03=list(range(1, 13))), "does not say which of its 12 images are of"),
@@ -287,6 +287,16 @@ def test_bad_copy(name: str, tmp_path: Path, cache: Path) -> None:
             ask(folder, SMALL)
         assert "\n" not in str(caught.value)
     assert not [p for p in cache.rglob("*") if p.is_file()], "nothing is cached"
+
+
+def test_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scan(path: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    folder = as_folders(tmp_path / "copy", photos())
+    monkeypatch.setattr("bench.photographs.os.scandir", scan)
+    with pytest.raises(BenchError, match=r"cannot read .*train: Permission denied; check"):
+        miniimagenet.load(folder, SMALL)
 
 
 def test_one_image_in_two_classes(tmp_path: Path) -> None:
@@ -320,11 +330,11 @@ def empty_classes(tmp_path: Path) -> Path:
 
 
 def test_check_names_missing_classes(empty_classes: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("n01532829", "n13133613"):
-        shutil.rmtree(empty_classes / "train" / name)
+    for name in ("train/n01532829", "train/n13133613", "val/n02981792"):
+        shutil.rmtree(empty_classes / name)
     code, out, err = said(capsys, "data", "check", "miniimagenet")
     assert (code, out) == (2, "")
-    assert "train lacks 2 of the 64 classes of train: n01532829, n13133613; get them" in err
+    assert "lacks 3 of 100 classes (train: n01532829, n13133613; val: n02981792); get them" in err
     assert "Traceback" not in err
 
 
@@ -332,7 +342,7 @@ def test_check_names_a_class_of_599(empty_classes: Path, capsys: pytest.CaptureF
     (empty_classes / "train" / "n01532829" / "n01532829_17.JPEG").unlink()
     code, out, err = said(capsys, "data", "check", "miniimagenet")
     assert (code, out) == (2, "")
-    assert err == f"error: {empty_classes} holds 599 images of class n01532829 instead of 600; get the class anew\n"
+    assert err == f"error: {empty_classes} holds 599 images of class n01532829 instead of 600; get it anew\n"
 
 
 def test_commands_where_it_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
