@@ -63,9 +63,10 @@ def _report(suites: Sequence[str], results: Path, found: Sequence[Record], dirty
         there = {r.task for r in found if r.id in mine}
         # A task that needs data and has no record at all was left out for want of it; but where the data cannot be
         # downloaded, what others published is shown meanwhile.
-        by_hand = {cell.task.name for cell in cells if cell.task.dataset in data.BY_HAND}
-        specs = [c.spec for c in cells if not c.spec["task"]["data"] or c.task.name in there | by_hand]
-        if there | by_hand:
+        if suites or _committed(results):
+            there |= {cell.task.name for cell in cells if cell.task.dataset in data.BY_HAND}
+        specs = [cell.spec for cell in cells if not cell.spec["task"]["data"] or cell.task.name in there]
+        if there:
             title = str(grid.read_suite(name).get("title", ""))
             _add(whole, tables.report(found, Path(name).stem, specs, title=title, dirty=dirty))
         elif suites:
@@ -81,10 +82,15 @@ def _add(whole: tables.Report, part: tables.Report) -> None:
     whole.pictures.update(part.pictures)
 
 
+def _committed(results: Path) -> bool:
+    """Whether this folder speaks for the project; one of trials beside the committed one does not."""
+    return results.resolve().name == "results"
+
+
 def _page(results: Path, found: Sequence[Record]) -> tuple[Path, str] | None:
     """The README beside the results folder and what it should say; None where it is true or has no table of ours."""
     path = results.resolve().parent / "README.md"
-    if results.resolve().name != "results":  # a folder of trials beside the committed one does not speak for it
+    if not _committed(results):
         return None
     try:
         text = path.read_text(encoding="utf-8")

@@ -543,6 +543,12 @@ def test_tables_say_that_nobody_has_run_it(capsys: pytest.CaptureFixture[str], t
     assert said(capsys, "tables", "miniimagenet", "--results", str(tmp_path / "out"), "--check")[0] == 0
 
 
+def test_only_the_committed_tables_say_so_unasked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for folder in ("out", "results"):
+        assert said(capsys, "tables", "--results", str(tmp_path / folder))[0] == 0
+        assert (tmp_path / folder / "tables" / "miniimagenet.md").exists() == (folder == "results")
+
+
 def test_layout_is_part_of_what_is_remembered(tmp_path: Path) -> None:
     """A copy that was read as one layout is not taken for another without looking."""
     folder = as_folders(tmp_path / "copy", photos())
