@@ -9,14 +9,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from baselines.backbones import image_shape
+from baselines.backbones import image_shape, unsuited_image
 from bench.api import Examples, Learner, Task, TrainedMethod, method, option
 
-Backbone = Literal["conv4", "mlp", "sinusoid"]
+Backbone = Literal["conv4", "conv4-32", "mlp", "sinusoid"]
 Weights = Sequence[Tensor]
 """One tensor for each parameter of a `BatchedNet`, [tasks, *shape]: every task has weights of its own."""
 
-HIDDEN: dict[Backbone, tuple[int, ...]] = {"conv4": (64,) * 4, "mlp": (256, 128, 64, 64), "sinusoid": (40, 40)}
+HIDDEN: dict[Backbone, tuple[int, ...]] = {
+    "conv4": (64,) * 4, "conv4-32": (32,) * 4, "mlp": (256, 128, 64, 64), "sinusoid": (40, 40),
+}  # fmt: skip
 EPSILON = 1e-3
 """Added to variances, as in the authors' code; it also bounds what a support of few examples can do to a query."""
 REPORTED = (0, 1, 5, 10)
@@ -27,14 +29,16 @@ class BatchedNet(nn.Module):
     """A network applied with other weights to each task: every layer is one batched matrix product.
 
     conv4: four 3 × 3 convolutions of stride 2 with 64 channels, then the mean over places (Finn et al. 2017, for
-    Omniglot). mlp: dense layers of 256, 128, 64 and 64. sinusoid: dense layers of 40 and 40, never normalised. Each
-    hidden layer is product, normalisation, ReLU. Scale and shift of the normalisation adapt like all weights, where
-    the authors' code has a shift only, and does not adapt it.
+    Omniglot). conv4-32: four of stride 1 with 32 channels, each followed by 2 × 2 max-pooling, and all places (Finn et
+    al., for miniImageNet). mlp: dense layers of 256, 128, 64 and 64. sinusoid: dense layers of 40 and 40, never
+    normalised. Each hidden layer is product, normalisation, ReLU. Scale and shift of the normalisation adapt like all
+    weights, where the authors' code has a shift only, and does not adapt it.
     """
 
     def __init__(self, backbone: Backbone, x_shape: tuple[int, ...], n_out: int, norm: bool) -> None:
         super().__init__()
-        self.image = image_shape(x_shape) if backbone == "conv4" else None
+        self.image = image_shape(x_shape) if backbone in ("conv4", "conv4-32") else None
+        self.pool = backbone == "conv4-32"
         self.norm = norm and backbone != "sinusoid"
         self.weights = nn.ParameterList()
         inputs = self.image[0] if self.image else math.prod(x_shape)
@@ -45,6 +49,8 @@ class BatchedNet(nn.Module):
                 self._add(torch.ones(1, width))
             self._add(torch.zeros(1, width) if self.norm else _uniform(fan_in, (1, width)))
             inputs = width
+        if self.image and self.pool:
+            inputs *= (self.image[1] >> 4) * (self.image[2] >> 4)
         self._add(_uniform(inputs, (inputs, n_out)))
         self._add(_uniform(inputs, (1, n_out)))
 
@@ -59,14 +65,15 @@ class BatchedNet(nn.Module):
         h = x.reshape(tasks * n, *self.image).permute(0, 2, 3, 1) if self.image else x.reshape(tasks * n, -1)
         for weight, *affine in (hidden[i : i + each] for i in range(0, len(hidden), each)):
             if self.image:
-                h = patches(h)
+                h = patches(h, 1 if self.pool else 2)
             rows = h.reshape(tasks, -1, weight.shape[1])
             if self.norm:
                 rows = _normalised(rows, weight, fit * rows.shape[1] // n, *affine)
             else:
                 rows = torch.baddbmm(affine[0], rows, weight)
-            h = rows.relu().view(*h.shape[:-1], -1)
-        if self.image:
+            h = rows.view(*h.shape[:-1], -1)
+            h = (_pooled(h) if self.pool else h).relu()  # pooling and ReLU commute
+        if self.image and not self.pool:
             h = h.mean((1, 2))
         return torch.baddbmm(bias, h.view(tasks, n, -1), last)
 
@@ -98,52 +105,59 @@ def _normalised(rows: Tensor, weight: Tensor, fit: int, scale: Tensor, shift: Te
     return torch.baddbmm(shift, rows, weight * scale) if narrow else torch.addcmul(shift, rows, scale)
 
 
-def patches(x: Tensor) -> Tensor:
-    """What a 3 × 3 convolution of stride 2 and padding 1 sees: [n, h, w, c] to [n, h / 2, w / 2, 9 * c], rounded up.
+def _pooled(x: Tensor) -> Tensor:
+    """Largest of each 2 × 2 places: [n, h, w, c] to [n, h / 2, w / 2, c], rounded down."""
+    _, height, width, _ = x.shape
+    return x[:, : height & -2, : width & -2].unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).amax((2, 4))
+
+
+def patches(x: Tensor, stride: int = 2) -> Tensor:
+    """What a 3 × 3 convolution of padding 1 sees: [n, h, w, c] to [n, h / stride, w / stride, 9 * c], rounded up.
 
     With it the convolutions of all tasks are one batched matrix product, differentiable any number of times.
     """
-    return _Patches.apply(x)
+    return _Patches.apply(x, stride)
 
 
 class _Patches(torch.autograd.Function):
     """A linear map, so the derivative of its derivative is itself again."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        _, *ctx.places, channels = x.shape
-        windows = nn.functional.pad(x, (0, 0, 1, 1, 1, 1)).unfold(1, 3, 2).unfold(2, 3, 2)
+    def forward(ctx: Any, x: Tensor, stride: int) -> Tensor:
+        _, *places, channels = x.shape
+        ctx.sizes = (*places, stride)
+        windows = nn.functional.pad(x, (0, 0, 1, 1, 1, 1)).unfold(1, 3, stride).unfold(2, 3, stride)
         return windows.permute(0, 1, 2, 4, 5, 3).reshape(*windows.shape[:3], 9 * channels)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _Unpatch.apply(gradient, *ctx.places)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _Unpatch.apply(gradient, *ctx.sizes), None
 
 
 class _Unpatch(torch.autograd.Function):
     """The transpose of `_Patches`: adds each patch where it came from."""
 
     @staticmethod
-    def forward(ctx: Any, windows: Tensor, height: int, width: int) -> Tensor:
+    def forward(ctx: Any, windows: Tensor, height: int, width: int, stride: int) -> Tensor:
         n, _, _, size = windows.shape
+        ctx.stride = stride
         whole = windows.new_zeros(n, height, width, size // 9)
         for k, part in enumerate(windows.split(size // 9, -1)):
-            (to_y, from_y), (to_x, from_x) = _line(k // 3, height), _line(k % 3, width)
+            (to_y, from_y), (to_x, from_x) = _line(k // 3, height, stride), _line(k % 3, width, stride)
             whole[:, to_y, to_x] += part[:, from_y, from_x]
         return whole
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return _Patches.apply(gradient), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return _Patches.apply(gradient, ctx.stride), None, None, None
 
 
-def _line(offset: int, length: int) -> tuple[slice, slice]:
+def _line(offset: int, length: int, stride: int) -> tuple[slice, slice]:
     """Places along a side that column `offset` (0, 1 or 2) of the windows shows, and the windows that show them."""
-    windows = (length + 1) // 2
-    if offset == 0:  # column 0 of the first window is padding
-        return slice(1, 2 * windows - 2, 2), slice(1, windows)
-    places = range(offset - 1, length, 2)
-    return slice(offset - 1, length, 2), slice(0, len(places))
+    first = 1 if offset == 0 else 0  # column 0 of the first window is padding
+    start = first * stride + offset - 1
+    count = max(0, min(-(-length // stride) - first, -(-(length - start) // stride)))
+    return slice(start, start + count * stride, stride), slice(first, first + count)
 
 
 class MAMLLearner(Learner):
@@ -204,8 +218,10 @@ class MAML(TrainedMethod):
     """Learn an initialisation by the loss after adaptation. The meta-loss is the mean over tasks and their queries.
 
     The authors' recipes: Omniglot 5-way as the defaults are; 20-way inner_lr .1, train_steps and eval_steps 5, batch
-    16; sinusoids batch 25. They normalise queries by the statistics of the queries (transductive): there each query
-    sees the others. The default is not, and its figures are not comparable with theirs.
+    16; sinusoids batch 25; miniImageNet backbone conv4-32, inner_lr .01, train_steps 5, eval_steps 10, batch 4 (1-shot)
+    or 2 (5-shot), where they also clip each element of the meta-gradient to 10. They normalise queries by the
+    statistics of the queries (transductive): there each query sees the others. The default is not, and its figures are
+    not comparable with theirs.
     """
 
     batch: int = option(32, "tasks per training step")
@@ -213,8 +229,9 @@ class MAML(TrainedMethod):
     inner_lr: float = option(0.0, "learning rate of adaptation; 0: .4 for classes, .01 for regression")
     train_steps: int = option(1, "gradient steps of adaptation in training")
     eval_steps: int = option(0, "gradient steps of adaptation in evaluation; 0: 3 for classes, 10 for regression")
-    backbone: Literal["auto", "conv4", "mlp", "sinusoid"] = option(
-        "auto", "conv4: stride 2, 64 channels; mlp: 256-128-64-64; sinusoid: 40-40; auto: by the task's inputs"
+    backbone: Literal["auto", "conv4", "conv4-32", "mlp", "sinusoid"] = option(
+        "auto",
+        "conv4: stride 2, 64 channels; conv4-32: pooled; mlp: 256-128-64-64; sinusoid: 40-40; auto: by the inputs",
     )
     batch_norm: Literal["support", "transductive", "none"] = option(
         "support", "statistics for a query: its support's, those of all queries, or no normalisation"
@@ -236,6 +253,7 @@ class MAML(TrainedMethod):
         """It needs labels to adapt to, and convolutions need images."""
         if not task.y_size:
             return "it learns from labels, and this task shows none"
-        if self.backbone == "conv4" and not image_shape(task.x_shape):
-            return f"backbone=conv4 needs images and an input here has shape {list(task.x_shape)}; use mlp"
-        return None
+        image = image_shape(task.x_shape)
+        if self.backbone in ("conv4", "conv4-32") and not image:
+            return f"backbone={self.backbone} needs images and an input here has shape {list(task.x_shape)}; use mlp"
+        return unsuited_image(task.x_shape) if self.backbone == "conv4-32" else None

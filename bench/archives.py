@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.errors import BenchError
+from bench.storage import Pixels
 
 SIDE = 105
 """Side in pixels of an Omniglot drawing."""
@@ -25,9 +26,6 @@ DRAWINGS = 20
 """Every character was drawn by as many people."""
 RUNS = 20
 """Lake's one-shot runs, each of as many characters."""
-
-Pixels = NDArray[np.uint8]
-"""Grey images, ink 255 on paper 0."""
 
 _LARGEST = 1 << 20
 _DAMAGE = (

@@ -23,6 +23,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -207,7 +208,8 @@ def run(
     _prepare(plugin, data)
     from bench import grid, running, training
 
-    plan = grid.plan(suite, method or (), task or (), seeds, setting or (), steps)
+    chosen = partial(grid.plan, suite, method or (), task or (), seeds, setting or (), steps)
+    plan = running.planned(chosen) if dry_run else chosen()
     cells = grid.shard(plan.cells, shard) if shard else plan.cells
     request = running.Request(
         suite, cells, plan.notes, results, workers, threads, device, training.backend_of(backend), picture
@@ -380,16 +382,14 @@ def data_list(data: Data = None, as_json: Json = False) -> None:
     from bench import data as sets
     from bench import views
 
-    fields = ("name", "found", "digest", "licence", "source")
-    listing = [{key: getattr(each, key) for key in fields} for each in sets.listing()]
+    listing = sets.listing()
     if as_json:
-        _json(listing)
+        _json([each._asdict() for each in listing])
         return
     made = views.table("name", "found in", "digest", "licence", "source")
     for e in listing:
-        found = str(e["found"] or f"not found; `bench data get {e['name']}` gets it")
-        digest = e["digest"][:12] if e["digest"] else ("not read yet" if e["found"] else "")
-        made.add_row(e["name"], found, digest, e["licence"], e["source"])
+        digest = e.digest[:12] if e.digest else ("not read yet" if e.found else "")
+        made.add_row(e.name, str(e.found or f"not found; {e.remedy}"), digest, e.licence, e.source)
     views.console().print(made)
 
 

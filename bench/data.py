@@ -1,43 +1,38 @@
 """Data sets: where they lie, that they are the official ones, and their pixels from a cache.
 
 Zips are looked for in `$BENCH_DATA` (or in its folder `omniglot`), else in the per-user cache folder, which
-`$BENCH_CACHE` moves. Caches are keyed by the digest of the content: sha256 over sorted paths and decoded pixels, since
-archives made anew differ in every byte. They hold plain arrays, opened as memory maps that all processes share.
+`$BENCH_CACHE` moves; what may not be passed on has a module of its own (`BY_HAND`). Caches are keyed by the digest of
+the content: sha256 over sorted paths and decoded pixels, since archives made anew differ in every byte. They hold plain
+arrays, opened as memory maps that all processes share.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from bench import files
+from bench import files, miniimagenet, storage
 from bench.archives import DRAWINGS, SIDE, LakeRuns, Layout, Pixels, content_digest, read, read_runs, unpacked
 from bench.config import canonical
 from bench.downloads import ARCHIVES, HOME, download
 from bench.errors import BenchError, MissingData
 from bench.registry import unknown
-
-
-def split(name: str, part: str) -> tuple[str, ...]:
-    """Characters ("Alphabet/character01") of a part of a shipped split, e.g. ("omniglot-vinyals", "train"), sorted."""
-    return tuple((resources.files("bench") / "splits" / name / f"{part}.txt").read_text("utf-8").split())
-
+from bench.storage import cache_root, data_root, shrink, split
 
 OMNIGLOT = Layout(
     (("images_background", split("lake", "background")), ("images_evaluation", split("lake", "evaluation"))),
     digest="cb55aaf43e7652158a0d348ae33cec7c899c9568f227abdcfd4ff6be928801ed",
 )
 RUNS_DIGEST = "63417b94ab0a6045b6c27f561ed92c06fc84c3aa2fdbf73067ef4f22c30ead79"
+BY_HAND = {miniimagenet.NAME: miniimagenet}
+"""Data sets that may not be passed on, so that `get` can only say how to come by them, and their modules."""
 
 
 class Listing(NamedTuple):
@@ -45,11 +40,16 @@ class Listing(NamedTuple):
 
     name: str
     found: Path | None
-    """The folder of its archives; None where they are missing."""
+    """The folder of its files; None where they are missing."""
     digest: str | None
     """None where it is missing, damaged, or was never read."""
     licence: str
     source: str
+
+    @property
+    def remedy(self) -> str:
+        """What to do where it is missing."""
+        return f"`bench data get {self.name}` {'says how to come by it' if self.name in BY_HAND else 'gets it'}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,24 +70,14 @@ class Omniglot:
         return _pixels(self, size, turned)
 
 
-def cache_root() -> Path:
-    """The per-user folder for caches and downloads: `$BENCH_CACHE`, or the system's usual place."""
-    import pooch
-
-    return Path(os.environ.get("BENCH_CACHE") or pooch.os_cache("mannbench"))
-
-
-def data_root() -> Path:
-    """Where data sets are looked for and downloaded to: `$BENCH_DATA`, or a folder of the cache."""
-    return Path(os.environ.get("BENCH_DATA") or cache_root() / "data")
-
-
 def locate(name: str) -> Path:
-    """The folder that holds a data set's archives.
+    """The folder that holds a data set's files.
 
     Raises:
         MissingData: it is not there; the sentence names the path and the command that gets it.
     """
+    if name in BY_HAND:
+        return BY_HAND[name].locate()
     wanted = [PurePosixPath(path).name for path in _archives(name)]
     usual = data_root() / "omniglot"
     for folder in (usual, data_root()):
@@ -107,15 +97,21 @@ def digest(name: str) -> str:
         BenchError: missing, damaged, incomplete, or not the official content.
     """
     folder = locate(name)
+    if name in BY_HAND:
+        return BY_HAND[name].load(folder).content
     return _with_runs(name, folder, _verified(folder, OMNIGLOT))
 
 
 def official(name: str) -> str:
-    """The digest that a data set must have; `digest` makes sure that it has it. Reads nothing.
+    """The digest that names a data set in the ids of cells. Reads nothing.
+
+    It is what `digest` must find; of one that people keep in copies of their own, it is that of the lists of classes.
 
     Raises:
         BenchError: no such data set.
     """
+    if name in BY_HAND:
+        return BY_HAND[name].official()
     _archives(name)
     if name == "omniglot":
         return OMNIGLOT.digest
@@ -129,6 +125,8 @@ def check(name: str) -> str:
         BenchError: missing, damaged, incomplete, or not the official content.
     """
     folder = locate(name)
+    if name in BY_HAND:
+        return BY_HAND[name].check(folder)
     content = _decode(folder, OMNIGLOT)
     _refuse_other(folder, content, OMNIGLOT.digest)
     for shrunken in _cache(content).glob("box*.npy"):
@@ -140,8 +138,11 @@ def get(name: str, root: Path | None = None) -> Path:
     """Download the archives of a data set that are not there yet, with a progress bar; returns their folder.
 
     Raises:
-        BenchError: no such set, no connection, a folder that cannot be written, or a file that is not the official one.
+        BenchError: no such set, no connection, a folder that cannot be written, or a file that is not the official one;
+            or one that has to be got by hand.
     """
+    if name in BY_HAND:
+        raise BenchError(f"{name} cannot be downloaded: {BY_HAND[name].RECIPE.format((root or data_root()) / name)}")
     folder = (root or data_root()) / "omniglot"
     for path, checksum in _archives(name).items():
         if not (folder / PurePosixPath(path).name).is_file():
@@ -151,7 +152,8 @@ def get(name: str, root: Path | None = None) -> Path:
 
 def listing() -> list[Listing]:
     """All data sets; quick, so what was never read has no digest yet."""
-    return [Listing(name, *_found(name), "MIT, Brenden Lake", HOME) for name in ARCHIVES]
+    made = [Listing(name, *_found(name), "MIT, Brenden Lake", HOME) for name in ARCHIVES]
+    return made + [Listing(name, *_found(name), each.LICENCE, each.SOURCE) for name, each in BY_HAND.items()]
 
 
 def omniglot() -> Omniglot:
@@ -161,6 +163,15 @@ def omniglot() -> Omniglot:
         BenchError: missing, damaged, incomplete, or not the official content.
     """
     return _omniglot(os.environ.get("BENCH_DATA"), os.environ.get("BENCH_CACHE"))
+
+
+def mini_imagenet() -> miniimagenet.Photographs:
+    """All of miniImageNet; cheap after the first call.
+
+    Raises:
+        BenchError: missing, damaged, or incomplete.
+    """
+    return _mini_imagenet(os.environ.get("BENCH_DATA"), os.environ.get("BENCH_CACHE"))
 
 
 def lake_runs() -> LakeRuns:
@@ -183,33 +194,26 @@ def load(folder: Path, layout: Layout) -> Omniglot:
     """
     cache = _cache(_verified(folder, layout))
     names = tuple(name for _, characters in layout.characters for name in characters)
-    if _mapped(cache / "packed.npy", (len(names), DRAWINGS, -(-SIDE * SIDE // 8))) is None:
+    if storage.mapped(cache / "packed.npy", (len(names), DRAWINGS, -(-SIDE * SIDE // 8))) is None:
         _refuse_other(folder, _decode(folder, layout), layout.digest)
     return Omniglot(names, cache)
 
 
-def shrink(pixels: Pixels, size: int) -> Pixels:
-    """Images [..., side, side] as [..., size, size], by Pillow's BOX filter: the mean of the pixels beneath."""
-    if pixels.shape[-1] == size:
-        return pixels
-    images = pixels.reshape(-1, *pixels.shape[-2:])
-    small = [np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BOX)) for image in images]
-    return np.stack(small).reshape(*pixels.shape[:-2], size, size)
-
-
 def _archives(name: str) -> dict[str, str]:
     if name not in ARCHIVES:
-        raise BenchError(unknown("data set", name, ARCHIVES, "bench data list"))
+        raise BenchError(unknown("data set", name, [*ARCHIVES, *BY_HAND], "bench data list"))
     return ARCHIVES[name]
 
 
 def _found(name: str) -> tuple[Path | None, str | None]:
+    if name in BY_HAND:
+        return BY_HAND[name].found()
     try:
         folder = locate(name)
     except MissingData:
         return None, None
     try:
-        known = _known(_index(folder, OMNIGLOT))
+        known = storage.known(_index(folder, OMNIGLOT))
         return folder, known and _with_runs(name, folder, known)
     except BenchError:
         return folder, None
@@ -220,9 +224,14 @@ def _omniglot(data: str | None, cache: str | None) -> Omniglot:
     return load(locate("omniglot"), OMNIGLOT)
 
 
+@lru_cache
+def _mini_imagenet(data: str | None, cache: str | None) -> miniimagenet.Photographs:
+    return miniimagenet.load(miniimagenet.locate())
+
+
 def _verified(folder: Path, layout: Layout) -> str:
     """The content digest of the archives in a folder, which is the layout's."""
-    content = _known(_index(folder, layout)) or _decode(folder, layout)
+    content = storage.known(_index(folder, layout)) or _decode(folder, layout)
     _refuse_other(folder, content, layout.digest)
     return content
 
@@ -264,15 +273,7 @@ def _index(folder: Path, layout: Layout) -> Path:
         key = canonical([_sha256(path, *_stat(path)) for path in paths])
     except OSError as error:
         raise BenchError(f"cannot read {error.filename}: {error.strerror}; check its permissions") from error
-    return cache_root() / "digests" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-
-
-def _known(index: Path) -> str | None:
-    try:
-        content = json.loads(index.read_bytes())["content"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return content if isinstance(content, str) else None
+    return storage.index(hashlib.sha256(key.encode()).hexdigest())
 
 
 def _stat(path: Path) -> tuple[int, int]:
@@ -295,7 +296,7 @@ def _runs(path: Path, size: int, mtime_ns: int) -> tuple[str, LakeRuns]:
 def _pixels(omniglot: Omniglot, size: int, turned: bool) -> Pixels:
     path = omniglot.folder / f"box{size}{'-turned' if turned else ''}.npy"
     shape = ((4 if turned else 1) * len(omniglot.characters), DRAWINGS, size, size)
-    mapped = _mapped(path, shape)
+    mapped = storage.mapped(path, shape)
     if mapped is not None:
         return mapped
     packed = np.load(omniglot.folder / "packed.npy", mmap_mode="r", allow_pickle=False)
@@ -303,17 +304,8 @@ def _pixels(omniglot: Omniglot, size: int, turned: bool) -> Pixels:
     if turned:
         pixels = np.concatenate([np.rot90(pixels, k, (2, 3)) for k in range(4)])
     _store(path, pixels)
-    mapped = _mapped(path, shape)
+    mapped = storage.mapped(path, shape)
     return pixels if mapped is None else mapped  # None: `check` in another process has just removed it
-
-
-def _mapped(path: Path, shape: tuple[int, ...]) -> Pixels | None:
-    """A cached array as a read-only memory map; None where it is missing, cut short or another."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return np.asarray(array) if array.dtype == np.uint8 and array.shape == shape else None
 
 
 def _store(path: Path, array: Pixels) -> None:

@@ -113,7 +113,7 @@ def _data() -> dict[str, Any]:
 
     looked = {"$BENCH_DATA": os.environ.get("BENCH_DATA") or f"not set; looked in {data.data_root()}"}
     for each in data.listing():
-        looked[each.name] = str(each.found) if each.found else f"missing; `bench data get {each.name}` gets it"
+        looked[each.name] = str(each.found) if each.found else f"missing; {each.remedy}"
     return looked
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from bench.errors import BenchError
 
+Content = bytes | Callable[[BinaryIO], None]
+"""What a file is to hold, or what writes it, for a file that memory should not hold whole."""
 
-def replace(path: Path, content: bytes) -> None:
+
+def replace(path: Path, content: Content) -> None:
     """Write a file, replacing an older one in one step.
 
     Raises:
@@ -47,13 +51,16 @@ def create(path: Path, content: bytes) -> bool:
 
 
 @contextmanager
-def _temporary(path: Path, content: bytes) -> Iterator[str]:
+def _temporary(path: Path, content: Content) -> Iterator[str]:
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                content(file)
             file.flush()
             os.fsync(file.fileno())
             os.fchmod(file.fileno(), 0o644)

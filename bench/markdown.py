@@ -51,7 +51,7 @@ def document(title: str, made: pd.DataFrame, table: pd.DataFrame, left_out: Mapp
     compared, looked_into = memory_tables.ablations(made), memory_tables.diagnostics(made)
     for name, section in table.groupby("task", sort=False):
         shown = _recorded(section)
-        parts += [f"## {name}", *_task(shown, made[made["task"] == name])]
+        parts += [f"## {name}", *(_task(shown, made[made["task"] == name]) if len(shown) else _nowhere(section))]
         parts += memory_tables.ablation_table(compared[compared["task"] == name])
         parts += memory_tables.diagnostics_table(looked_into[looked_into["task"] == name])
         parts += [f"![{safe(words)}]({path})" for words, path in (pictures or {}).get(str(name), ())]
@@ -116,8 +116,6 @@ def _recorded(section: pd.DataFrame) -> pd.DataFrame:
 
 
 def _task(section: pd.DataFrame, made: pd.DataFrame) -> list[str]:
-    if section.empty:
-        return ["Nothing is recorded yet."]
     parts: list[str] = []
     wide = [str(s) for s in section.loc[section["at"].str.match(BY_PLACE), "setting"].unique()]
     long = section[~section["setting"].isin(wide)]
@@ -137,20 +135,23 @@ def _task(section: pd.DataFrame, made: pd.DataFrame) -> list[str]:
     return parts
 
 
-def _long(section: pd.DataFrame) -> list[str]:
+def _nowhere(section: pd.DataFrame) -> list[str]:
+    """A task that nobody has run here: what others published."""
+    return ["Nothing is recorded yet.", *_long(section[section["at"] == ""], run=False)]
+
+
+def _long(section: pd.DataFrame, run: bool = True) -> list[str]:
     notes = Notes()
     rows = [
         {
             "setting": row.setting,
             "method": row.label,
-            WORDS.get(row.metric, row.metric): cells.mean(row),
-            "seeds": str(row.n_seeds),
-            PAPERS: cells.episodes(row),
+            WORDS.get(row.metric, row.metric): cells.mean(row) if run else "not run here",
+            **({"seeds": str(row.n_seeds), PAPERS: cells.episodes(row)} if run else {}),
             "published": cells.published(row.published, row.published_ci95),
             "source": cells.source(row.source, row.arxiv) if row.source else "",
             "same protocol": notes.mark(row.same_protocol, row.because),
-            **cells.solved(row),
-            **cells.cost(row),
+            **({**cells.solved(row), **cells.cost(row)} if run else {}),
         }
         for row in rows_of(section)
     ]

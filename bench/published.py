@@ -69,6 +69,7 @@ CONSTANTS: dict[str, dict[str, str]] = {
     "omniglot": {"rotations": "as classes", "augmentation": "none"},
     "omniglot-online": {"persistent": "no"},
     "lake": {"split": "lake", "augmentation": "none"},
+    "miniimagenet": {"split": "ravi", "augmentation": "none"},
     "protonet": {"backbone": "conv4", "batchnorm": "inductive"},
 }
 """Facts of our tasks and methods that are not fields."""

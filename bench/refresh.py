@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import benchmarks, charts, files, grid, readme, records, scaling_plots, tables, views
-from bench.config import digest
+from bench import benchmarks, charts, data, files, grid, readme, records, scaling_plots, tables, views
 from bench.errors import BenchError
 from bench.records import Record
 
@@ -58,12 +57,15 @@ def _report(suites: Sequence[str], results: Path, found: Sequence[Record], dirty
     known: set[str] = set()
     for name in suites or grid.suites():
         # Which tables there are must not depend on the data of this machine.
-        specs = [cell.spec for cell in grid.plan(name, offline=True).cells]
-        mine = {digest(spec) for spec in specs}
+        cells = grid.plan(name, offline=True).cells
+        mine = {cell.id for cell in cells}
         known |= mine
-        # A task that needs data and has no record at all was left out for want of it.
         there = {r.task for r in found if r.id in mine}
-        specs = [spec for spec in specs if not spec["task"]["data"] or spec["task"]["name"] in there]
+        # A task that needs data and has no record at all was left out for want of it; but where the data cannot be
+        # downloaded, what others published is shown meanwhile.
+        if suites or _committed(results):
+            there |= {cell.task.name for cell in cells if cell.task.dataset in data.BY_HAND}
+        specs = [cell.spec for cell in cells if not cell.spec["task"]["data"] or cell.task.name in there]
         if there:
             title = str(grid.read_suite(name).get("title", ""))
             _add(whole, tables.report(found, Path(name).stem, specs, title=title, dirty=dirty))
@@ -80,10 +82,15 @@ def _add(whole: tables.Report, part: tables.Report) -> None:
     whole.pictures.update(part.pictures)
 
 
+def _committed(results: Path) -> bool:
+    """Whether this folder speaks for the project; one of trials beside the committed one does not."""
+    return results.resolve().name == "results"
+
+
 def _page(results: Path, found: Sequence[Record]) -> tuple[Path, str] | None:
     """The README beside the results folder and what it should say; None where it is true or has no table of ours."""
     path = results.resolve().parent / "README.md"
-    if results.resolve().name != "results":  # a folder of trials beside the committed one does not speak for it
+    if not _committed(results):
         return None
     try:
         text = path.read_text(encoding="utf-8")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,15 @@ def look_up(results: Path, cells: Sequence[Cell]) -> Store:
                 f"{problem}; its cell counts as neither done nor pending until the file is moved away"
             )
     return store
+
+
+def planned(plan: Callable[..., grid.Plan]) -> grid.Plan:
+    """The cells of a `grid.plan`; those whose data is missing or damaged here are named all the same, with a note."""
+    try:
+        return plan()
+    except BenchError as problem:
+        offline = plan(offline=True)
+        return replace(offline, notes=[*offline.notes, str(problem)])
 
 
 def dry_run(request: Request, as_json: bool) -> tuple[int, dict[str, Any]]:
@@ -147,7 +157,7 @@ def status(suite: str | None, results: Path, as_json: bool) -> dict[str, Any]:
             if path.name not in known and not path.name.startswith(".") and why:
                 failures[path.name] = _blame(why)
     else:
-        plan = _plan(suite)
+        plan = planned(partial(grid.plan, suite))
         store = look_up(results, plan.cells)
         problems = store.problems
         for note in plan.notes:
@@ -176,14 +186,6 @@ def status(suite: str | None, results: Path, as_json: bool) -> dict[str, Any]:
     if suite and total["pending"] + total["failed"]:
         out.print(f"next: {_command('run', suite, results)}", soft_wrap=True)
     return {"rows": rows, "total": total, "failures": failures, "problems": problems}
-
-
-def _plan(suite: str) -> grid.Plan:
-    """A suite's cells; those whose data is missing or damaged here can be counted all the same."""
-    try:
-        return grid.plan(suite)
-    except BenchError as problem:
-        return replace(grid.plan(suite, offline=True), notes=[str(problem)])
 
 
 def _say_notes(request: Request, store: Store) -> None:

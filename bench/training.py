@@ -15,7 +15,7 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor
 
-from bench import checkpoints, environment, records
+from bench import checkpoints, data, environment, records
 from bench.api import Backend, Episode, Learner, Split, Task, TrainedMethod, answer
 from bench.config import canonical
 from bench.errors import BenchError, Unsuited
@@ -117,6 +117,7 @@ def run_cell(cell: Cell, context: Context) -> records.Record:
     started = _now()
     environment.reset_peak_memory(context.device)
     env = environment.describe(context.device, context.threads)
+    content = {"name": cell.task.dataset, "sha256": data.digest(cell.task.dataset)} if cell.task.dataset else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed("init", cell.method.name, cell.seed))
         learner = cell.method.build(cell.task.training()).to(context.device)
@@ -159,7 +160,7 @@ def run_cell(cell: Cell, context: Context) -> records.Record:
             "train_episodes_per_s": _rate(cell, training),
             "peak_bytes": environment.peak_memory(context.device),
         },
-        data={"name": cell.task.dataset, "sha256": cell.spec["task"]["data"]} if cell.task.dataset else None,
+        data=content,
         env=env
         | ({"backend": " and ".join(sorted(ran))} if ran else {})
         | ({"resumed": training.resumed} if training.resumed else {}),

@@ -129,9 +129,13 @@ def test_damaged_data_do_not_stop_the_count(capsys: Capture, tmp_path: Path) -> 
 
 
 def test_no_data_names_the_path_and_the_command(capsys: Capture, tmp_path: Path) -> None:
-    for extra in ([], ["--dry-run"], ["--data", "data"]):
+    for extra in ([], ["--data", "data"]):
         said = bench(capsys, "run", "-m", "plug-net", "-t", "plug-data", *extra)
         refused(said, str(tmp_path / "data"), "bench data get omniglot")
+    planned = bench(capsys, "run", "-m", "plug-net", "-t", "plug-data", "--dry-run")
+    assert planned.code == 0
+    assert "1 cell, 0 recorded, 1 to run" in planned.out
+    assert "bench data get omniglot" in planned.err
 
 
 def test_no_cuda(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

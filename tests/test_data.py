@@ -434,7 +434,8 @@ def test_real_data(omniglot_root: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("BENCH_DATA", str(omniglot_root))
     assert data.digest("omniglot") == data.OMNIGLOT.digest
     assert data.digest("lake") not in {data.OMNIGLOT.digest, data.RUNS_DIGEST}
-    assert [each.digest for each in data.listing()] == [data.digest("omniglot"), data.digest("lake")]
+    digests = {each.name: each.digest for each in data.listing()}
+    assert {name: digests[name] for name in ("omniglot", "lake")} == {n: data.digest(n) for n in ("omniglot", "lake")}
     forget(monkeypatch)
     full = data.omniglot()
     assert full.pixels(20).shape == (1623, DRAWINGS, 20, 20)

@@ -25,7 +25,8 @@ SINUSOID = Sinusoid(shot=5, query=4, train_query=4)
 IMAGES = Glyphs(way=3, shot=2, query=1, size=10)
 VECTORS = GlyphsOnline(way=3, length=6, size=4)
 """Sixteen numbers, too few for `conv4`; its sequences are cut into support and query."""
-TASKS: dict[str, Task] = {"sinusoid": SINUSOID, "conv4": IMAGES, "mlp": VECTORS}
+LARGER = Glyphs(way=3, shot=2, query=1, size=19)
+TASKS: dict[str, Task] = {"sinusoid": SINUSOID, "conv4": IMAGES, "conv4-32": LARGER, "mlp": VECTORS}
 
 
 def drawn(task: Task, batch: int = 3) -> Episode:
@@ -44,13 +45,13 @@ def learner(task: Task, **config: Any) -> MAMLLearner:
 def plain(net: MAMLLearner, weights: list[Tensor], x: Tensor, fit: Tensor) -> Tensor:
     """One task's predictions for x, each layer normalised by the statistics of `fit`; both [n, *x_shape]."""
     left = list(weights)
-    conv = net.net.image is not None
-    h, f = (part.view(-1, 1, *IMAGES.x_shape[1:]) if conv else part.flatten(1) for part in (x, fit))
+    conv, pool = net.net.image is not None, net.net.pool
+    h, f = (part.view(-1, *net.task.x_shape) if conv else part.flatten(1) for part in (x, fit))
     while len(left) > 2:
         weight = left.pop(0)
         if conv:
             kernel = weight.view(3, 3, -1, weight.shape[1]).permute(3, 2, 0, 1)
-            h, f = (F.conv2d(part, kernel, stride=2, padding=1) for part in (h, f))
+            h, f = (F.conv2d(part, kernel, stride=1 if pool else 2, padding=1) for part in (h, f))
         else:
             h, f = h @ weight, f @ weight
         if net.net.norm:
@@ -64,9 +65,9 @@ def plain(net: MAMLLearner, weights: list[Tensor], x: Tensor, fit: Tensor) -> Te
         else:
             bias = left.pop(0)[0]
             h, f = (part + (bias[:, None, None] if conv else bias) for part in (h, f))
-        h, f = h.relu(), f.relu()
+        h, f = (F.max_pool2d(part.relu(), 2) if pool else part.relu() for part in (h, f))
     if conv:
-        h = h.mean((2, 3))
+        h = h.permute(0, 2, 3, 1).flatten(1) if pool else h.mean((2, 3))
     return h @ left[0] + left[1][0]
 
 
@@ -180,7 +181,7 @@ def first_answer(net: MAMLLearner, support: Examples, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("batch_norm", ["support", "none", "transductive"])
 @pytest.mark.parametrize("mode", ["train", "eval"])
-@pytest.mark.parametrize("backbone", ["conv4", "mlp"])
+@pytest.mark.parametrize("backbone", ["conv4", "conv4-32", "mlp"])
 def test_queries_meet_in_transductive_mode_only(backbone: str, batch_norm: str, mode: str) -> None:
     task = TASKS[backbone]
     net = learner(task, backbone=backbone, batch_norm=batch_norm).train(mode == "train")
@@ -252,23 +253,26 @@ def test_renaming_classes_and_their_outputs_renames_the_answers() -> None:
         assert_close(answer[..., names], net(support, query.x))
 
 
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("height", "width"), [(5, 4), (1, 3), (2, 2), (7, 8)])
-def test_patches_make_a_convolution_and_can_be_differentiated_twice(height: int, width: int) -> None:
+def test_patches_make_a_convolution_and_can_be_differentiated_twice(height: int, width: int, stride: int) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, height, width, 3, dtype=torch.float64, requires_grad=True)
     kernel = torch.randn(4, 3, 3, 3, dtype=torch.float64)
-    convolved = F.conv2d(x.permute(0, 3, 1, 2), kernel, stride=2, padding=1)
-    assert_close(patches(x) @ kernel.permute(2, 3, 1, 0).flatten(0, 2), convolved.permute(0, 2, 3, 1))
-    assert torch.autograd.gradcheck(patches, x)
-    assert torch.autograd.gradgradcheck(patches, x)
+    convolved = F.conv2d(x.permute(0, 3, 1, 2), kernel, stride=stride, padding=1)
+    assert_close(patches(x, stride) @ kernel.permute(2, 3, 1, 0).flatten(0, 2), convolved.permute(0, 2, 3, 1))
+    assert torch.autograd.gradcheck(patches, (x, stride))
+    assert torch.autograd.gradgradcheck(patches, (x, stride))
 
 
 def test_defaults_follow_the_task() -> None:
     assert learner(SINUSOID).rate == 0.01
     assert learner(IMAGES).rate == 0.4
     assert learner(IMAGES, inner_lr=0.1).rate == 0.1
-    assert [MAML().backbone_for(task) for task in TASKS.values()] == list(TASKS)
+    assert [MAML().backbone_for(task) for task in TASKS.values()] == ["sinusoid", "conv4", "conv4", "mlp"]
     assert "conv4" in str(MAML(backbone="conv4").unsuited(SINUSOID))
+    assert "16 × 16 at least" in str(MAML(backbone="conv4-32").unsuited(IMAGES))
+    assert MAML(backbone="conv4-32").unsuited(LARGER) is None
     assert MAML().unsuited(SINUSOID) is None
 
 

@@ -279,7 +279,7 @@ def test_training_may_differ_from_the_test() -> None:
 REFUSED = [
     (ToyImages(), "way=31", "way 31 is more than the 30 classes"),
     (ToyImages(), "train_way=31", "way 31 is more than the 30 classes of its train split"),
-    (ToyImages(), "shot=6", r"shot 6 \+ query 15 is 21, but a class has 20 drawings"),
+    (ToyImages(), "shot=6", r"shot 6 \+ query 15 is 21, but a class has 20 images"),
     (ToyImages(), "train_shot=6", r"shot 6 \+ query 15"),
     (ToyImages(), "way=0", "way must be at least 1, not 0"),
     (ToyImages(), "query=0", "query must be at least 1"),

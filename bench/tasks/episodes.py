@@ -1,6 +1,6 @@
-"""Tasks whose episodes are made of drawings of characters: what Omniglot and the procedural glyphs have in common.
+"""Tasks whose episodes are made of images: what Omniglot, the procedural glyphs and miniImageNet have in common.
 
-A task subclasses `FewShotImages` or `OnlineImages` and says where its drawings are.
+A task subclasses `FewShotImages` or `OnlineImages` and says where its images are.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ LETTERS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotImages(Task):
-    """N-way K-shot classification of drawings: support and query, y int64 in 0..way-1, x in 0..1 with ink 1.
+    """N-way K-shot classification of images: support and query, y int64 in 0..way-1, x in 0..1; of drawings, ink is 1.
 
-    A subclass writes `images` and `classes`.
+    A subclass writes `images` and `classes`, and `x_shape` unless they are grey.
     """
 
-    drawings: ClassVar[int] = 20
-    """Drawings of each class."""
+    each: ClassVar[int] = 20
+    """Images of each class."""
 
     way: int = option(5, "classes in an episode")
     shot: int = option(1, "labelled examples of each class")
@@ -42,7 +42,7 @@ class FewShotImages(Task):
     train_query: int = option(0, "query of the training episodes; 0: as query", training=True)
 
     def images(self, split: Split) -> Images:
-        """The drawings of a split; called for every batch, so it must be cheap."""
+        """The images of a split; called for every batch, so it must be cheap."""
         raise NotImplementedError
 
     def classes(self, split: Split) -> int:
@@ -69,26 +69,26 @@ class FewShotImages(Task):
         )
 
     def check(self) -> None:
-        """Refuse what the classes and drawings cannot give."""
+        """Refuse what the classes and images cannot give."""
         _positive(self, "size")
         for split in self.splits:
             task = self.training() if split == "train" else self
             _positive(task, "way", "shot", "query")
             _enough_classes(task, split, task.way, self.classes(split))
-            if task.shot + task.query > self.drawings:
+            if task.shot + task.query > self.each:
                 raise BenchError(
                     f"{self.name}: shot {task.shot} + query {task.query} is {task.shot + task.query}, "
-                    f"but a class has {self.drawings} drawings; lower one of them"
+                    f"but a class has {self.each} images; lower one of them"
                 )
 
     def draw(self, split: Split, batch: int, rng: Generator) -> tuple[Draw, Draw]:
-        """Which drawings support and query show."""
+        """Which images support and query show."""
         return few_shot(self.images(split), batch, self.way, self.shot, self.query, rng)
 
     def sample(self, split: Split, batch: int, rng: Generator) -> Episode:
-        """A batch of episodes: support x [batch, way * shot, 1, size, size], query likewise."""
-        images = self.images(split)
-        return Episode(*(_examples(pictures(images, d)[:, :, None], d.label) for d in self.draw(split, batch, rng)))
+        """A batch of episodes: support x [batch, way * shot, *x_shape], query likewise."""
+        images, shape = self.images(split), (batch, -1, *self.x_shape)
+        return Episode(*(_examples(pictures(images, d).view(shape), d.label) for d in self.draw(split, batch, rng)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Which drawings an episode shows, all at random and vectorised over a batch, and what they look like.
+"""Which images an episode shows, all at random and vectorised over a batch, and what they look like.
 
 Drawing lots (`few_shot`, `presentations`: integers, cheap, testable) is apart from making images (`pictures`,
 `resampled`).
@@ -20,9 +20,10 @@ Ints = NDArray[np.int64]
 
 
 class Images(NamedTuple):
-    """The drawings that one split may show.
+    """The images, such as drawings, that one split may show.
 
-    pixels: [rows, drawings, side, side] uint8, ink 255 on paper 0; may be a memory map shared by all splits.
+    pixels: [rows, drawings, side, side] uint8, ink 255 on paper 0, or [rows, drawings, 3, side, side] in colour; may be
+    a memory map shared by all splits.
     rows: [classes] int64, the rows of `pixels` that are this split's classes.
     """
 
@@ -114,7 +115,8 @@ def counts(label: Ints, way: int) -> Ints:
 
 
 def pictures(images: Images, draw: Draw) -> Tensor:
-    """The drawings of a draw as they are stored (turns ignored): [batch, n, side, side] float32, ink 1, paper 0."""
+    """The drawings of a draw as they are stored (turns ignored), 255 as 1: [batch, n, side, side] float32, or in colour
+    [batch, n, 3, side, side]."""
     drawings, *shape = images.pixels.shape[1:]
     ink = np.take(images.pixels.reshape(-1, *shape), draw.row * drawings + draw.drawing, axis=0)
     return torch.from_numpy(ink).float().div_(255)

@@ -1,0 +1,214 @@
+"""The forms in which people keep a set of photographs by class, and reading them with everything checked.
+
+Pickles as of Ren et al. 2018, lists of images as of Ravi and Larochelle 2017, or folders of images; all give the same
+pixels in the same order. An image of another size is shrunk by Pillow's LANCZOS filter, as the script of Finn et al.
+2017 does.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from bench import pickles
+from bench.config import canonical
+from bench.errors import BenchError, MissingData
+from bench.storage import Pixels
+
+PARTS = ("train", "val", "test")
+CACHE = "mini-imagenet-cache-{}.pkl"
+SUFFIXES = {".jpg", ".jpeg", ".png"}
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError,
+           Image.DecompressionBombWarning)  # fmt: skip
+"""What Pillow raises on a damaged image, or one that would fill the memory."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a copy must hold: the classes of each part, so many images of each; and how large these are to be."""
+
+    classes: tuple[tuple[str, tuple[str, ...]], ...]
+    each: int = 600
+    side: int = 84
+
+    @property
+    def names(self) -> list[str]:
+        """All classes, part after part."""
+        return [name for _, classes in self.classes for name in classes]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all this, hex."""
+        return hashlib.sha256(canonical([self.classes, self.each, self.side]).encode()).hexdigest()
+
+
+Lists = Mapping[str, Sequence[Path]]
+"""The image files of each class."""
+Source = Lists | Sequence[Path]
+"""Those, or the pickles, part after part."""
+
+
+def form(folder: Path) -> str:
+    """Which of the forms a folder holds, by what is there of it; empty for none.
+
+    The first of several counts: the script of Finn et al. 2017 leaves the lists behind, and their images in folders.
+    """
+    marks = {"pickles": [CACHE.format(p) for p in PARTS], "folders": PARTS, "lists": [f"{p}.csv" for p in PARTS]}
+    return next((kind for kind, names in marks.items() if any((folder / name).exists() for name in names)), "")
+
+
+def survey(folder: Path, layout: Layout) -> Source:
+    """The images of each class, or the paths of the pickles, part after part.
+
+    Raises:
+        BenchError: a file, a class or an image is missing, or not expected.
+    """
+    kind = form(folder)
+    if kind == "pickles":
+        return [_there(folder / CACHE.format(part)) for part, _ in layout.classes]
+    try:
+        parts = [(_listed if kind == "lists" else _in_folders)(folder, part) for part, _ in layout.classes]
+    except OSError as error:
+        raise BenchError(f"cannot read {error.filename}: {error.strerror}; check its permissions") from error
+    _right_classes(folder, parts, layout)
+    lists = {name: sorted(images, key=_natural) for part in parts for name, images in part.items()}
+    for name in layout.names:
+        if len(lists[name]) != layout.each or len({*lists[name]}) != layout.each:
+            held = len({*lists[name]})
+            raise BenchError(f"{folder} holds {held} images of class {name} instead of {layout.each}; get it anew")
+    return lists
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise MissingData(f"there is no {path.name} in {path.parent}, where others of miniImageNet's files are; get it")
+    return path
+
+
+def _listed(folder: Path, part: str) -> Lists:
+    """A part by its list of Ravi and Larochelle, `filename,label`."""
+    path, lists = _there(folder / f"{part}.csv"), dict[str, list[Path]]()
+    present = {entry.name for entry in os.scandir(folder / "images")} if (folder / "images").is_dir() else set()
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [(str(row["label"]), str(row["filename"])) for row in csv.DictReader(file)]
+    except (ValueError, KeyError, csv.Error) as error:
+        raise BenchError(f"{path} is no list of images with the columns filename and label; get it anew") from error
+    lost = [name for _, name in rows if name not in present]
+    if lost:
+        raise BenchError(f"{folder / 'images'} lacks {len(lost)} of the images that {path.name} lists, such as "
+                         f"'{min(lost)}'; get them")  # fmt: skip
+    for label, name in rows:
+        lists.setdefault(label, []).append(folder / "images" / name)
+    return lists
+
+
+def _in_folders(folder: Path, part: str) -> Lists:
+    """A part by its folder, which has a folder of images for each class."""
+    if not (folder / part).is_dir():
+        raise MissingData(f"there is no folder {part} in {folder}, where others of miniImageNet's are; get it")
+    classes = [Path(entry.path) for entry in os.scandir(folder / part) if entry.is_dir() and entry.name[0] != "."]
+    return {
+        where.name: [where / e.name for e in os.scandir(where) if e.name[0] != "." and _suffix(e.name) in SUFFIXES]
+        for where in classes
+    }
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Names in order of the numbers in them, so that copies which pad them with zeros agree with others."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", path.name)
+    return [(int(text), "") if text.isdecimal() else (-1, text) for text in parts], path.name
+
+
+def _right_classes(where: Path, parts: Sequence[Iterable[str]], layout: Layout) -> None:
+    """Refuse missing classes, naming all, and such as are of another split."""
+    found = [(part, {*classes}, {*names}) for (part, classes), names in zip(layout.classes, parts, strict=True)]
+    missing = {part: sorted(classes - names) for part, classes, names in found if classes - names}
+    if missing:
+        named = "; ".join(f"{part}: {', '.join(names)}" for part, names in missing.items())
+        count = sum(map(len, missing.values()))
+        raise BenchError(f"{where} lacks {count} of {len(layout.names)} classes ({named}); get them")
+    for part, classes, names in found:
+        if names - classes:
+            raise BenchError(
+                f"{where} has a class {min(names - classes)!r} in {part}, which is not in the split of Ravi and "
+                "Larochelle; figures of another split cannot be compared with those published"
+            )
+
+
+def blocks(source: Source, layout: Layout) -> Iterator[tuple[str, Pixels]]:
+    """Classes in the layout's order, and their images: [each, 3, side, side]."""
+    if isinstance(source, Mapping):
+        for name in layout.names:
+            yield name, np.stack([_image(path, layout.side) for path in source[name]])
+        return
+    parts = [_unpacked(path) for path in source]
+    _right_classes(source[0].parent, [members for _, members in parts], layout)
+    for path, (images, members), (_, classes) in zip(source, parts, layout.classes, strict=True):
+        taken = np.zeros(len(images), bool)
+        for name in classes:
+            rows = _rows(path, name, members[name], layout.each, len(images))
+            if taken[rows].any():
+                raise BenchError(f"{path} has an image of class {name} in another class too; get it anew")
+            taken[rows] = True
+            block = images[rows]
+            if block.shape[1:3] != (layout.side, layout.side):
+                yield name, np.stack([_fitted(Image.fromarray(image), layout.side) for image in block])
+            else:
+                yield name, block.transpose(0, 3, 1, 2)
+
+
+def _unpacked(path: Path) -> tuple[Pixels, dict[str, Any]]:
+    """The images and the classes of a pickle, as the caches of Ren et al. 2018 have them."""
+    held = pickles.load(path)
+    images, members = map(held.get, ("image_data", "class_dict")) if isinstance(held, dict) else (None, None)
+    if not isinstance(images, np.ndarray) or not isinstance(members, dict):
+        raise BenchError(f"{path} is no cache of miniImageNet: it lacks an array image_data or a dict class_dict")
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
+        shape = " × ".join(map(str, images.shape))
+        raise BenchError(f"{path} holds {images.dtype} images of {shape} instead of bytes, [images, height, width, 3]")
+    return images, members
+
+
+def _rows(path: Path, name: str, rows: Any, each: int, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Which of the images are of a class."""
+    rows = rows.tolist() if isinstance(rows, np.ndarray) else rows
+    if not isinstance(rows, (list, tuple)) or not all(type(row) is int and 0 <= row < count for row in rows):
+        raise BenchError(f"{path} does not say which of its {count} images are of class {name}; get it anew")
+    if len({*rows}) != each or len(rows) != each:
+        raise BenchError(f"{path} holds {len({*rows})} images of class {name} instead of {each}; get it anew")
+    return np.array(rows, np.int64)
+
+
+def _image(path: Path, side: int) -> Pixels:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=["JPEG", "PNG"]) as image:
+                return _fitted(image, side)
+    except _DAMAGE as error:
+        raise BenchError(f"{path} is no whole image ({error}); get it anew") from error
+
+
+def _fitted(image: Image.Image, side: int) -> Pixels:
+    """An image of any size and kind as [3, side, side]."""
+    image = image.convert("RGB")
+    if image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling.LANCZOS)
+    return np.asarray(image).transpose(2, 0, 1)
