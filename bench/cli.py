@@ -301,7 +301,7 @@ def tables(
 ) -> None:  # fmt: skip
     """Write tables and pictures anew from the records.
 
-    Tables go to results/tables/ as Markdown and CSV, pictures to results/pictures/.
+    Tables go to results/tables/ as Markdown, CSV and LaTeX, pictures to results/pictures/.
     """
     _prepare(plugin, data)
     from bench.refresh import refresh

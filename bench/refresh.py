@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import benchmarks, charts, files, grid, readme, records, scaling_plots, tables, views
+from bench import benchmarks, charts, files, grid, latex, readme, records, scaling_plots, tables, views
 from bench.config import digest
 from bench.errors import BenchError
 from bench.records import Record
@@ -29,6 +29,7 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
         measured = benchmarks.load(results, dirty)
         found.tables.update(benchmarks.render(measured))
         found.pictures.update(scaling_plots.pictures(measured))
+    found.tables.update(latex.beside(found.tables))
     folder, gallery = results / "tables", results / "pictures"
     stale = [*(folder / name for name in tables.check(found.tables, folder)),
              *(gallery / name for name in charts.check(found.pictures, gallery))]  # fmt: skip
@@ -100,6 +101,7 @@ def _page(results: Path, found: Sequence[Record]) -> tuple[Path, str] | None:
 
 def _orphans(folder: Path, gallery: Path, found: tables.Report) -> list[Path]:
     """Tables, and pictures of `bench.charts`, that no records stand behind."""
-    kept = [p for kind in ("*.md", "*.csv") for p in folder.glob(kind) if p.name not in {*found.tables, "README.md"}]
+    kinds = ("*.md", "*.csv", "*.tex")
+    kept = [p for kind in kinds for p in folder.glob(kind) if p.name not in {*found.tables, "README.md"}]
     drawn = [p for p in gallery.glob("*.png") if p.name not in found.pictures and charts.digest_of(p)]
     return sorted([*kept, *drawn])
