@@ -254,6 +254,10 @@ def show(
     from bench import views
 
     views.print_record(views.console(), record, path)
+    from bench import origins
+
+    if whose := origins.load(results).get(record.id):
+        typer.echo(f"\nimported from {whose}")
 
 
 @app.command(epilog=_example("bench inspect 3f9c", "bench inspect -m mann -t glyphs-online --steps 0"))
@@ -412,6 +416,51 @@ def data_check(name: Annotated[str, typer.Argument(metavar="NAME", help="A data 
     from bench import data as sets
 
     typer.echo(f"{name} is whole: sha256 {sets.check(name)}")
+
+
+@app.command(
+    epilog=_example("bench export --bundle supplement.zip", "bench export omniglot sinusoid --bundle mine.zip")
+)
+def export(
+    bundle: Annotated[Path, typer.Option(metavar="FILE.zip", help="What to write.")],
+    suite: Annotated[list[str] | None, typer.Argument(help="Suites; else all records.",
+                                                      autocompletion=completion.suites)] = None,
+    dirty: Annotated[bool, typer.Option("--dirty", help="Also records made by uncommitted code.")] = False,
+    results: Results = RESULTS,
+    data: Data = None,
+    as_json: Json = False,
+    plugin: Plugins = None,
+) -> None:  # fmt: skip
+    """Pack records, tables and report, with checksums.
+
+    For a paper's supplement, or for another lab's `bench import`. The same results folder gives the same bytes.
+    """
+    _prepare(plugin, data)
+    from bench import bundles
+
+    told = bundles.export(bundle, suite or [], results, dirty, as_json)
+    if as_json:
+        _json(told)
+
+
+@app.command("import", epilog=_example("bench import theirs.zip", "bench import theirs.zip --from 'Lab of X'"))
+def import_(
+    bundle: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle of `bench export`.")],
+    sender: Annotated[str, typer.Option("--from", metavar="NAME", help="Whose it is; else the file's name.")] = "",
+    ours: Annotated[bool, typer.Option("--ours", help="Keep what is here with another result.")] = False,
+    results: Results = RESULTS,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Add the records of a bundle: all, or none.
+
+    Every member is checked against its sha256, every record's id against its spec. What is here already stays; a
+    record that is here with another result is named, and nothing is imported.
+    """
+    from bench import bundles
+
+    told = bundles.take(bundle, results, sender, ours, as_json)
+    if as_json:
+        _json(told)
 
 
 @app.command(epilog=_example("bench doctor", "bench doctor --json"))

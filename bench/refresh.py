@@ -24,7 +24,7 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
     loaded = records.load(results)
     for problem in loaded.problems:
         err.print(f"warning: {problem}; it is left out", soft_wrap=True)
-    found = _report(suites, results, loaded.records, dirty)
+    found = collect(suites, results, loaded.records, dirty)
     if not suites:
         measured = benchmarks.load(results, dirty)
         found.tables.update(benchmarks.render(measured))
@@ -54,7 +54,12 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
     return 0
 
 
-def _report(suites: Sequence[str], results: Path, found: Sequence[Record], dirty: bool) -> tables.Report:
+def collect(suites: Sequence[str], results: Path, found: Sequence[Record], dirty: bool) -> tables.Report:
+    """The tables and pictures of records: of these suites, or of all and of what belongs to none.
+
+    Raises:
+        BenchError: no such suite, or no record of it.
+    """
     whole = tables.Report({}, {})
     known: set[str] = set()
     for name in suites or grid.suites():
