@@ -463,6 +463,29 @@ def import_(
         _json(told)
 
 
+@app.command(epilog=_example("bench diff HEAD~1 HEAD", "bench diff results out"))
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="A results folder, or a git revision.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Another.")],
+    results: Annotated[Path, typer.Option("--results", metavar="DIR", help="Of a revision: which folder.")] = RESULTS,
+    as_json: Json = False,
+    plugin: Plugins = None,
+) -> None:
+    """Tell which numbers moved, and whether beyond noise.
+
+    Scores of the same method, task and budget are compared over seeds, or over the same test episodes where there are
+    one or two seeds. Exit code: 0 nothing moved beyond noise, 1 something did, 2 something to mend.
+    """
+    _prepare(plugin)
+    from bench import differences
+
+    with _stdout_for_json(as_json):
+        code, told = differences.run(old, new, results, as_json)
+    if as_json:
+        _json(told)
+    raise typer.Exit(code)
+
+
 @app.command(epilog=_example("bench doctor", "bench doctor --json"))
 def doctor(data: Data = None, results: Results = RESULTS, as_json: Json = False, plugin: Plugins = None) -> None:
     """Describe this machine, for a bug report."""
