@@ -15,6 +15,8 @@ import pandas as pd
 
 PACKAGES = ("booktabs", "graphicx")
 """What a document that holds our tables must load."""
+LONGEST, WRAPPED = 40, "p{6cm}"
+"""A column of text that is longer is so wide, and its text wrapped."""
 _MEANS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"$<$", ">": r"$>$", "|": r"$|$", "`": r"\`{}",
@@ -70,7 +72,7 @@ _END = "\n\\end{table}"
 
 def _float(tabular: str, caption: str, label: str) -> str:
     return (
-        f"\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n\\label{{{label}}}\n"
+        f"\\begin{{table}}\n\\centering\\setlength{{\\tabcolsep}}{{4pt}}\n\\caption{{{caption}}}\n\\label{{{label}}}\n"
         f"\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n{tabular.strip()}%\n}}\n"
         f"\\footnotesize\\raggedright{_END}"
     )
@@ -79,7 +81,9 @@ def _float(tabular: str, caption: str, label: str) -> str:
 def _tabular(lines: Sequence[str]) -> str:
     header, rule, *rows = ([cell.strip() for cell in _CELL.findall(line)] for line in lines)
     shown = pd.DataFrame([[inline(cell) for cell in row] for row in rows], columns=range(len(header)))
-    align = "".join("r" if cell.endswith(":") else "l" for cell in rule)
+    longest = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    align = "".join("r" if cell.endswith(":") else "l" if length <= LONGEST else WRAPPED
+                    for cell, length in zip(rule, longest, strict=True))  # fmt: skip
     names = [inline(cell).replace("{", "{{").replace("}", "}}") for cell in header]  # pandas calls str.format on them
     return shown.to_latex(index=False, header=names, column_format=align, escape=False)
 
