@@ -71,11 +71,8 @@ def export(path: Path, suites: Sequence[str], results: Path, dirty: bool, as_jso
     """
     if path.suffix != ".zip":
         raise BenchError(f"a bundle's name ends in .zip; {path} does not")
-    out, err = views.console(stderr=as_json), views.console(stderr=True)
-    loaded = records.load(results)
-    for problem in loaded.problems:
-        err.print(f"warning: {problem}; it is left out", soft_wrap=True)
-    packed = members(loaded.records, suites, results, dirty)
+    out = views.console(stderr=as_json)
+    packed = members(chosen(suites, results, dirty), suites, results, dirty)
     content = zipped(packed)
     files.replace(path, content)
     count, tables, report = (sum(name.startswith(part) for name in packed) for part in ("runs", "tables", "report"))
@@ -86,20 +83,26 @@ def export(path: Path, suites: Sequence[str], results: Path, dirty: bool, as_jso
     return told
 
 
-def members(found: Sequence[Record], suites: Sequence[str], results: Path, dirty: bool) -> dict[str, bytes]:
-    """The files of a bundle, by their paths in it.
+def chosen(suites: Sequence[str], results: Path, dirty: bool) -> list[Record]:
+    """The records of suites, or all; a file that cannot be used is named on stderr.
 
     Raises:
         BenchError: no such suite, or nothing to pack.
     """
-    if suites:
-        wanted = {cell.id for suite in suites for cell in grid.plan(suite, offline=True).cells}
-        found = [r for r in found if r.id in wanted]
+    loaded, err = records.load(results), views.console(stderr=True)
+    for problem in loaded.problems:
+        err.print(f"warning: {problem}; it is left out", soft_wrap=True)
+    wanted = {cell.id for suite in suites for cell in grid.plan(suite, offline=True).cells}
+    found = [r for r in loaded.records if not suites or r.id in wanted]
     clean = [r for r in found if dirty or not r.env.get("dirty")]
     if not clean:
         of, but = f" of {', '.join(suites)}" * bool(suites), " but those of uncommitted code (--dirty)" * bool(found)
         raise BenchError(f"{results} has no record{of} to pack{but}; `bench status` counts what is there")
-    found = clean
+    return clean
+
+
+def members(found: Sequence[Record], suites: Sequence[str], results: Path, dirty: bool) -> dict[str, bytes]:
+    """The files of a bundle, by their paths in it."""
     report, ids, whose = refresh.collect(suites, results, found, dirty), {r.id for r in found}, origins.load(results)
     about = {
         "schema": SCHEMA, "mannbench": __version__, "suites": [Path(s).stem for s in suites], "records": len(found),

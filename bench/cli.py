@@ -419,12 +419,17 @@ def data_check(name: Annotated[str, typer.Argument(metavar="NAME", help="A data 
 
 
 @app.command(
-    epilog=_example("bench export --bundle supplement.zip", "bench export omniglot sinusoid --bundle mine.zip")
+    epilog=_example(
+        "bench export --bundle supplement.zip",
+        "bench export omniglot sinusoid --bundle mine.zip",
+        "bench export --tensorboard out/curves",
+    )
 )
 def export(
-    bundle: Annotated[Path, typer.Option(metavar="FILE.zip", help="What to write.")],
     suite: Annotated[list[str] | None, typer.Argument(help="Suites; else all records.",
                                                       autocompletion=completion.suites)] = None,
+    bundle: Annotated[Path | None, typer.Option(metavar="FILE.zip", help="Records, tables and report, packed.")] = None,
+    tensorboard: Annotated[Path | None, typer.Option(metavar="DIR", help="Learning curves as event files.")] = None,
     dirty: Annotated[bool, typer.Option("--dirty", help="Also records made by uncommitted code.")] = False,
     results: Results = RESULTS,
     data: Data = None,
@@ -435,10 +440,15 @@ def export(
 
     For a paper's supplement, or for another lab's `bench import`. The same results folder gives the same bytes.
     """
+    if bundle is None and tensorboard is None:
+        raise BenchError("say what to write: --bundle FILE.zip or --tensorboard DIR")
     _prepare(plugin, data)
-    from bench import bundles
+    from bench import bundles, curves
 
-    told = bundles.export(bundle, suite or [], results, dirty, as_json)
+    told = {} if bundle is None else bundles.export(bundle, suite or [], results, dirty, as_json)
+    if tensorboard is not None:
+        count = curves.tensorboard(bundles.chosen(suite or [], results, dirty), tensorboard)
+        typer.echo(f"wrote the curves of {count} more records into {tensorboard}", err=as_json)
     if as_json:
         _json(told)
 

@@ -8,6 +8,7 @@ import json
 import stat
 import struct
 import subprocess
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -158,11 +159,41 @@ def test_export_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         (("--bundle", lab / "runs" / "lake" / "chance" / f"s0-{cell(0).id}.json" / "b.zip", "--results", lab), "write"),
     ):
         refused(bench(capsys, "export", *arguments), words)
-    assert bench(capsys, "export", "--results", lab).code == 2
+    refused(bench(capsys, "export", "--results", lab), "say what to write")
     moved = next((lab / "runs").rglob("*.json"))
     moved.rename(moved.with_name("s7-000000000000.json"))
     refused(bench(capsys, "export", "--bundle", tmp_path / "b.zip", "--results", lab), "where its spec says")
     assert not (tmp_path / "b.zip").exists()
+
+
+def test_curves_for_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="TensorBoard, an optional extra, is not here"
+    )
+    found = [Record(**r) for r in showcase(range(1))]
+    lab, out = store(tmp_path / "lab", *found), tmp_path / "curves"
+    assert f"curves of {len(found)} more records" in bench(capsys, "export", "--tensorboard", out, "--results", lab).out
+    for each in found:
+        (folder,) = out.glob(f"*/*/*-{each.id}")
+        read = events.EventAccumulator(str(folder)).Reload()
+        tags = set(read.Tags()["scalars"])
+        for key in ("loss", "val") if each.result["curve"] else ():
+            told = [(e.step, e.value) for e in read.Scalars(f"train/{key}")]
+            assert told == [(p["step"], pytest.approx(p[key])) for p in each.result["curve"] if p[key] is not None]
+        tests = {tag for tag in tags if tag.startswith("test")}
+        assert len(tests) == len(each.result["evaluations"])
+        if each.result["evaluations"]:
+            (last,) = read.Scalars(f"test/{each.result['metric']}")
+            assert last.value == pytest.approx(each.result["evaluations"][""]["mean"])
+    assert "curves of 0 more" in bench(capsys, "export", "--tensorboard", out, "--results", lab).out
+
+
+def test_without_tensorboard_a_sentence_says_how_to_get_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    lab = store(tmp_path / "lab", cell(0))
+    refused(bench(capsys, "export", "--tensorboard", tmp_path / "out", "--results", lab), r"mannbench\[tensorboard\]")
 
 
 # -------------------------------------------------------------------------------------------------------------- import
@@ -485,7 +516,7 @@ def test_a_flipped_or_lost_byte_never_gives_a_record_that_was_not_sent(
     """Anything at all may happen to a bundle on its way: it is taken whole or refused, never a trace."""
     folder = tmp_path_factory.mktemp("damage")
     lab = store(folder / "lab", cell(0), cell(1))
-    content = bytearray(bundles.zipped(bundles.members(records.load(lab).records, [], lab, False)))
+    content = bytearray(bundles.zipped(bundles.members(bundles.chosen([], lab, False), [], lab, False)))
     at = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
         content[at] ^= data.draw(st.integers(1, 255))
