@@ -256,6 +256,7 @@ def _compared(path: Path, packed: zips.Members, results: Path, sender: str) -> C
     about = documents.decode(packed[ABOUT], f"{ABOUT} of {path}", "bundle", SCHEMA, SHAPE)
     earlier = {id: origins.check(name, f"{ABOUT} of {path}") for id, name in about.get("origins", {}).items()}
     found = Contents()
+    harmless = {"new": found.new, "same": found.same, "repeated": found.repeated}
     for name in packed:
         data = packed[name]
         if name != SUMS and _sha256(data) != sums[name]:
@@ -269,8 +270,8 @@ def _compared(path: Path, packed: zips.Members, results: Path, sender: str) -> C
         if _inside(record.spec) != name:
             raise BenchError(f"{shown} holds the record of {reprlib.repr(_inside(record.spec))}; it was altered")
         standing = _standing(results / name, data, record)
-        if standing in ("new", "same", "repeated"):
-            getattr(found, standing).append(name)
+        if standing in harmless:
+            harmless[standing].append(name)
         else:
             found.conflicts[name] = standing
         found.whose[record.id] = earlier.get(record.id, sender)

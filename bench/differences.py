@@ -10,7 +10,7 @@ paired: they were measured on the same test episodes. What is noise:
 - two seeds with other ids, or other seeds on either side: the t interval over seeds, paired or Welch's;
 - one seed with another id: it cannot be told.
 
-Times are not compared.
+Times are not compared. Records of uncommitted code are: they are what one wants to check.
 """
 
 from __future__ import annotations
