@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PIP_CONSTRAINT PIP_REQUIREMENT PIP_NO_DEPS PIP_REQUIRE_HASHES PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long lint format benchmark gpu-check tables tables-check memory-pictures clean
+.PHONY: help run test test-long lint format benchmark gpu-check tables tables-check memory-pictures regressions clean
 
 help: ## list all targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -72,6 +72,11 @@ memory-pictures: $(VENV)/.run ## draw the pictures of mann/README.md anew; train
 		$(BIN)/bench inspect $$2 --again --episode $$3 --out out/inspect/$$1 >/dev/null || exit; \
 		cp out/inspect/$$1/$$4.png results/pictures/memory-$$1.png || exit; \
 		echo "wrote results/pictures/memory-$$1.png"; done
+
+regressions: $(VENV)/.run ## run a suite anew and tell which numbers moved beyond noise since the committed records
+	@rm -rf out/anew
+	@$(BIN)/bench run $(SUITE) --results out/anew --workers $(WORKERS) --no-picture
+	@$(BIN)/bench diff results out/anew
 
 clean: ## delete the environment and make run's results
 	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .hypothesis

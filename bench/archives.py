@@ -6,17 +6,17 @@ import hashlib
 import io
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench import zips
 from bench.errors import BenchError
 from bench.storage import Pixels
 
@@ -27,10 +27,8 @@ DRAWINGS = 20
 RUNS = 20
 """Lake's one-shot runs, each of as many characters."""
 
-_LARGEST = 1 << 20
-_DAMAGE = (
-    zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, SyntaxError, ValueError, RuntimeError,
-)  # fmt: skip
+_LIMITS = zips.Limits("a set of drawings", members=100_000, largest=1 << 20, total=1 << 30)
+_DAMAGE = (*zips.DAMAGE, SyntaxError)
 """What zipfile and Pillow raise on damaged input."""
 
 
@@ -54,41 +52,8 @@ class LakeRuns(NamedTuple):
     labels: NDArray[np.int64]
 
 
-class Members(Mapping[str, bytes]):
-    """The files of an archive by name, read when asked for; without folders and the litter of file managers.
-
-    Raises:
-        BenchError: a name that is absolute or climbs with "..", one that is there twice, or a file too large to be a
-            drawing.
-    """
-
-    def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
-        self._archive = archive
-        self._names: dict[str, None] = {}
-        for info in archive.infolist():
-            name = info.filename
-            if name.startswith(("/", "\\")) or ":" in name or ".." in PurePosixPath(name.replace("\\", "/")).parts:
-                raise BenchError(f"{path} is not safe: its member '{name}' points outside the archive")
-            if info.is_dir() or name.startswith("__MACOSX/") or name.endswith(".DS_Store"):
-                continue
-            if info.file_size > _LARGEST:
-                raise BenchError(f"{path} is not a set of drawings: its member '{name}' has {info.file_size} bytes")
-            if name in self._names:
-                raise BenchError(f"{path} holds '{name}' twice; get it anew")
-            self._names[name] = None
-
-    def __getitem__(self, name: str) -> bytes:
-        return self._archive.read(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
 @contextmanager
-def opened(path: Path) -> Iterator[Members]:
+def opened(path: Path) -> Iterator[zips.Members]:
     """The members of an archive.
 
     Raises:
@@ -96,7 +61,7 @@ def opened(path: Path) -> Iterator[Members]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            yield Members(archive, path)
+            yield zips.Members(archive, path, _LIMITS)
     except _DAMAGE as error:
         raise BenchError(f"{path} is damaged ({error}); delete it and get it anew") from error
 
@@ -146,7 +111,7 @@ def unpacked(packed: Pixels) -> Pixels:
     return (pixels * np.uint8(255)).reshape(*packed.shape[:-1], SIDE, SIDE)
 
 
-def _ordered(members: Members, stem: str, characters: tuple[str, ...], path: Path) -> list[str]:
+def _ordered(members: zips.Members, stem: str, characters: tuple[str, ...], path: Path) -> list[str]:
     """The drawings' names, by character and drawer; refuses what is missing or too many."""
     found: dict[str, list[str]] = {f"{stem}/{character}": [] for character in characters}
     for name in members:

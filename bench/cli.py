@@ -256,6 +256,10 @@ def show(
     from bench import views
 
     views.print_record(views.console(), record, path)
+    from bench import origins
+
+    if whose := origins.load(results).get(record.id):
+        typer.echo(f"\nimported from {whose}")
 
 
 @app.command(epilog=_example("bench inspect 3f9c", "bench inspect -m mann -t glyphs-online --steps 0"))
@@ -303,7 +307,7 @@ def tables(
 ) -> None:  # fmt: skip
     """Write tables and pictures anew from the records.
 
-    Tables go to results/tables/ as Markdown and CSV, pictures to results/pictures/.
+    Tables go to results/tables/ as Markdown, CSV and LaTeX, pictures to results/pictures/.
     """
     _prepare(plugin, data)
     from bench.refresh import refresh
@@ -412,6 +416,84 @@ def data_check(name: Annotated[str, typer.Argument(metavar="NAME", help="A data 
     from bench import data as sets
 
     typer.echo(f"{name} is whole: sha256 {sets.check(name)}")
+
+
+@app.command(
+    epilog=_example(
+        "bench export --bundle supplement.zip",
+        "bench export omniglot sinusoid --bundle mine.zip",
+        "bench export --tensorboard out/curves",
+    )
+)
+def export(
+    suite: Annotated[list[str] | None, typer.Argument(help="Suites; else all records.",
+                                                      autocompletion=completion.suites)] = None,
+    bundle: Annotated[Path | None, typer.Option(metavar="FILE.zip", help="Records, tables and report, packed.")] = None,
+    tensorboard: Annotated[Path | None, typer.Option(metavar="DIR", help="Learning curves as event files.")] = None,
+    dirty: Annotated[bool, typer.Option("--dirty", help="Also records made by uncommitted code.")] = False,
+    results: Results = RESULTS,
+    data: Data = None,
+    as_json: Json = False,
+    plugin: Plugins = None,
+) -> None:  # fmt: skip
+    """Pack records, tables and report, with checksums.
+
+    For a paper's supplement, or for another lab's `bench import`. The same results folder gives the same bytes.
+    """
+    if bundle is None and tensorboard is None:
+        raise BenchError("say what to write: --bundle FILE.zip or --tensorboard DIR")
+    _prepare(plugin, data)
+    from bench import bundles, curves
+
+    told = {} if bundle is None else bundles.export(bundle, suite or [], results, dirty, as_json)
+    if tensorboard is not None:
+        count = curves.tensorboard(bundles.chosen(suite or [], results, dirty), tensorboard)
+        typer.echo(f"wrote the curves of {count} more records into {tensorboard}", err=as_json)
+    if as_json:
+        _json(told)
+
+
+@app.command("import", epilog=_example("bench import theirs.zip", "bench import theirs.zip --from 'Lab of X'"))
+def import_(
+    bundle: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle of `bench export`.")],
+    sender: Annotated[str, typer.Option("--from", metavar="NAME", help="Whose it is; else the file's name.")] = "",
+    ours: Annotated[bool, typer.Option("--ours", help="Keep what is here with another result.")] = False,
+    results: Results = RESULTS,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Add the records of a bundle: all, or none.
+
+    Every member is checked against its sha256, every record's id against its spec. What is here already stays; a
+    record that is here with another result is named, and nothing is imported.
+    """
+    from bench import bundles
+
+    told = bundles.take(bundle, results, sender, ours, as_json)
+    if as_json:
+        _json(told)
+
+
+@app.command(epilog=_example("bench diff HEAD~1 HEAD", "bench diff results out"))
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="A results folder, or a git revision.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Another.")],
+    results: Annotated[Path, typer.Option("--results", metavar="DIR", help="Of a revision: which folder.")] = RESULTS,
+    as_json: Json = False,
+    plugin: Plugins = None,
+) -> None:
+    """Tell which numbers moved, and whether beyond noise.
+
+    Scores of the same method, task and budget are compared over seeds, or over the same test episodes where there are
+    one or two seeds. Exit code: 0 nothing moved beyond noise, 1 something did, 2 something to mend.
+    """
+    _prepare(plugin)
+    from bench import differences
+
+    with _stdout_for_json(as_json):
+        code, told = differences.run(old, new, results, as_json)
+    if as_json:
+        _json(told)
+    raise typer.Exit(code)
 
 
 @app.command(epilog=_example("bench doctor", "bench doctor --json"))

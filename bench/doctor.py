@@ -15,6 +15,7 @@ from bench.errors import BenchError
 
 PACKAGES = (
     "torch", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "typer", "rich", "pillow", "pooch", "tabulate",
+    "jinja2",
 )  # fmt: skip
 LEARN2LEARN = (
     "pip install requests tqdm scipy, then "
@@ -24,6 +25,7 @@ EXTRAS = {
     "numba": "fused memories on the CPU: pip install 'mannbench[fast]'",
     "triton": "GPU kernels: pip install 'mannbench[gpu]' (Linux)",
     "learn2learn": f"its algorithms on our tasks: {LEARN2LEARN}",
+    "tensorboard": "bench export --tensorboard: pip install 'mannbench[tensorboard]'",
     "pytest": "the tests: pip install -e '.[dev]'",
 }
 

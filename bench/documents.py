@@ -19,33 +19,48 @@ def read(path: Path, kind: str, schema: int, shape: Any) -> dict[str, Any]:
     Raises:
         BenchError: not JSON, a newer schema, a NaN, or not of that shape.
     """
-    content = parse(path, kind)
+    return decode(contents(path), str(path), kind, schema, shape)
+
+
+def decode(data: bytes, name: str, kind: str, schema: int, shape: Any) -> dict[str, Any]:
+    """The same for bytes that are in memory; name is what messages call them."""
+    content = parse(data, name, kind)
     told = content.get("schema") if isinstance(content, dict) else None
     if type(told) is not int:
-        raise BenchError(f"{path} is not a {kind}: it has no schema number")
+        raise BenchError(f"{name} is not a {kind}: it has no schema number")
     if told > schema:
-        raise BenchError(f"{path} has schema {told}, newer than this version's {schema}; upgrade mannbench to read it")
+        raise BenchError(f"{name} has schema {told}, newer than this version's {schema}; upgrade mannbench to read it")
     wrong = misfit(content, shape).removeprefix(".")
     if wrong:
-        raise BenchError(f"{path} is not a whole {kind}: {wrong}")
+        raise BenchError(f"{name} is not a whole {kind}: {wrong}")
     return content
 
 
-def parse(path: Path, kind: str) -> Any:
+def contents(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        BenchError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BenchError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def parse(data: bytes, name: str, kind: str) -> Any:
     """JSON without NaN, infinities, endless numbers and halves of characters.
 
     Raises:
         BenchError: anything else.
     """
     try:
-        text = path.read_bytes().decode()
+        text = data.decode()
         content = _PARSER.decode(text)
         if "\\u" in text:
             json.dumps(content, ensure_ascii=False).encode()  # refuses half a character, which nothing could print
-    except OSError as error:
-        raise BenchError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise BenchError(f"{path} is not a {kind}: {error}") from None
+        raise BenchError(f"{name} is not a {kind}: {error}") from None
     return content
 
 

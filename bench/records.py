@@ -162,13 +162,18 @@ def read(path: Path) -> Record:
     Raises:
         BenchError: not JSON, a newer schema, a NaN, missing parts, or an id that does not match its spec.
     """
-    content = documents.read(path, "record", SCHEMA, SHAPE)
+    return parse(documents.contents(path), str(path))
+
+
+def parse(data: bytes, name: str) -> Record:
+    """The record of a file's bytes, checked as `read` does; name is what messages call it."""
+    content = documents.decode(data, name, "record", SCHEMA, SHAPE)
     wrong = _contradiction(content)
     if wrong:
-        raise BenchError(f"{path} is not a whole record: {wrong}")
+        raise BenchError(f"{name} is not a whole record: {wrong}")
     record = Record(**content)
     if digest(record.spec) != record.id:
-        raise BenchError(f"{path} has the id {record.id}, but its spec gives {digest(record.spec)}; it was altered")
+        raise BenchError(f"{name} has the id {record.id}, but its spec gives {digest(record.spec)}; it was altered")
     return record
 
 

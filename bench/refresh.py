@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import benchmarks, charts, data, files, grid, readme, records, scaling_plots, tables, views
+from bench import benchmarks, charts, data, files, grid, latex, readme, records, scaling_plots, tables, views
 from bench.errors import BenchError
 from bench.records import Record
 
@@ -23,11 +23,12 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
     loaded = records.load(results)
     for problem in loaded.problems:
         err.print(f"warning: {problem}; it is left out", soft_wrap=True)
-    found = _report(suites, results, loaded.records, dirty)
+    found = collect(suites, results, loaded.records, dirty)
     if not suites:
         measured = benchmarks.load(results, dirty)
         found.tables.update(benchmarks.render(measured))
         found.pictures.update(scaling_plots.pictures(measured))
+    found.tables.update(latex.beside(found.tables))
     folder, gallery = results / "tables", results / "pictures"
     stale = [*(folder / name for name in tables.check(found.tables, folder)),
              *(gallery / name for name in charts.check(found.pictures, gallery))]  # fmt: skip
@@ -52,7 +53,12 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
     return 0
 
 
-def _report(suites: Sequence[str], results: Path, found: Sequence[Record], dirty: bool) -> tables.Report:
+def collect(suites: Sequence[str], results: Path, found: Sequence[Record], dirty: bool) -> tables.Report:
+    """The tables and pictures of records: of these suites, or of all and of what belongs to none.
+
+    Raises:
+        BenchError: no such suite, or no record of it.
+    """
     whole = tables.Report({}, {})
     known: set[str] = set()
     for name in suites or grid.suites():
@@ -107,6 +113,7 @@ def _page(results: Path, found: Sequence[Record]) -> tuple[Path, str] | None:
 
 def _orphans(folder: Path, gallery: Path, found: tables.Report) -> list[Path]:
     """Tables, and pictures of `bench.charts`, that no records stand behind."""
-    kept = [p for kind in ("*.md", "*.csv") for p in folder.glob(kind) if p.name not in {*found.tables, "README.md"}]
+    kinds = ("*.md", "*.csv", "*.tex")
+    kept = [p for kind in kinds for p in folder.glob(kind) if p.name not in {*found.tables, "README.md"}]
     drawn = [p for p in gallery.glob("*.png") if p.name not in found.pictures and charts.digest_of(p)]
     return sorted([*kept, *drawn])

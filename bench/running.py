@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import executor, grid, live, records, views
+from bench import executor, grid, live, origins, records, views
 from bench.api import Backend
 from bench.errors import BenchError
 from bench.executor import Outcome
@@ -146,11 +146,14 @@ def status(suite: str | None, results: Path, as_json: bool) -> dict[str, Any]:
         row[what] += 1
 
     failures: dict[str, str] = {}
+    machines: list[dict[str, Any]] = []
     if suite is None:
         loaded = records.load(results)
         problems, known = loaded.problems, {r.id for r in loaded.records}
         for record in loaded.records:
             count(record.spec, "done" if record.outcome == "ok" else "diverged")
+        if whose := origins.load(results):
+            machines = origins.rows(origins.machine(record, whose) for record in loaded.records)
         folder = results / ".bench" / "failures"
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             why = executor.failure(results, path.name)
@@ -178,6 +181,8 @@ def status(suite: str | None, results: Path, as_json: bool) -> dict[str, Any]:
         for row in rows:
             made.add_row(str(row["method"]), str(row["task"]), *(str(row[k] or "·") for k in numbers))
         out.print(made)
+    if machines:
+        out.print(origins.table(machines))
     total = {k: sum(row[k] for row in counts.values()) for k in ("done", "pending", "diverged", "failed")}
     total["failed"] = max(total["failed"], len(failures))
     out.print(", ".join(f"{n} {k}" for k, n in total.items() if suite or k != "pending") + f" in {results}")
@@ -185,7 +190,7 @@ def status(suite: str | None, results: Path, as_json: bool) -> dict[str, Any]:
         out.print(f"failed: {why} (log: {results / '.bench' / 'failures' / cell_id})", soft_wrap=True)
     if suite and total["pending"] + total["failed"]:
         out.print(f"next: {_command('run', suite, results)}", soft_wrap=True)
-    return {"rows": rows, "total": total, "failures": failures, "problems": problems}
+    return {"rows": rows, "total": total, "failures": failures, "problems": problems, "machines": machines}
 
 
 def _say_notes(request: Request, store: Store) -> None:

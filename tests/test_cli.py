@@ -17,8 +17,8 @@ from bench.grid import suites
 from bench.training import Progress
 
 pytestmark = pytest.mark.usefixtures("toys")
-COMMANDS = [[], ["list"], ["run"], ["status"], ["show"], ["inspect"], ["profile"], ["tables"], ["doctor"], ["data"],
-            ["data", "list"], ["data", "get"], ["data", "check"]]  # fmt: skip
+COMMANDS = [[], ["list"], ["run"], ["status"], ["show"], ["inspect"], ["profile"], ["tables"], ["export"], ["import"],
+            ["diff"], ["doctor"], ["data"], ["data", "list"], ["data", "get"], ["data", "check"]]  # fmt: skip
 NET = ("run", "-m", "plug-net", "-t", "plug-points", "--results", "out", "--steps", 4, *QUICK)
 
 
@@ -246,7 +246,7 @@ def test_tables_are_written_checked_and_named_when_stale(capsys: pytest.CaptureF
     assert not (tmp_path / "out" / "tables").exists()
     assert bench(capsys, "tables", mine, *out).code == 0
     written = {p.name: p.read_bytes() for p in (tmp_path / "out" / "tables").iterdir()}
-    assert set(written) == {"mine.md", "mine.csv"}
+    assert set(written) == {"mine.md", "mine.csv", "mine.tex"}
     assert b"Mine" in written["mine.md"]
     assert b"plug-data" not in written["mine.md"]  # no record and no data: it was left out, not missed
     assert bench(capsys, "tables", mine, *out, "--check").code == 0

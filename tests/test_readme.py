@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "mann/README.md", "CONTRIBUTING.md")}
 LONG = 1000
 """A run of so many steps, or of a suite, is planned only: with --dry-run."""
+NEEDS = {"import": ("export",), "diff": ("export", "import")}
+"""Commands that take what others leave behind."""
 
 
 class Block(NamedTuple):
@@ -99,6 +101,8 @@ def test_command_runs_as_printed(command: str, folder: Folder, request: pytest.F
     if "omniglot" in command:
         request.getfixturevalue("monkeypatch").setenv("BENCH_DATA", str(request.getfixturevalue("omniglot_root")))
     words = planned(command)
+    for earlier in (c for c in BENCH if c.split()[1] in NEEDS.get(words[1], ())):
+        folder.call(*shlex.split(earlier))
     said = folder.call(*words)
     if "--plugin" in words:
         assert "recorded now" in said
