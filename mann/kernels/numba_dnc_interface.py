@@ -160,7 +160,8 @@ def ask(made, h, found, square):
     """What `content` takes for head h: found, its query; square, the square of its mask, which is 1 without masks."""
     strength = one(found) + made.strengths[h]
     if len(made.masks) == 0:
-        square[:] = one(found)
+        for w in range(len(square)):
+            square[w] = one(found)
         query(made.keys[h], strength, found)
         return
     key, mask = made.keys[h], made.masks[h]
