@@ -22,8 +22,8 @@ from mann.learner import State, reference
 
 pytest.importorskip("numba")
 
-from mann.kernels import cpu_dnc  # noqa: E402
-from mann.kernels.numba_dnc_steps import allocate, allocate_backward, sort  # noqa: E402
+from mann.kernels import cpu_dnc
+from mann.kernels.numba_dnc_steps import allocate, allocate_backward, sort
 
 SWITCHES = ("links", "masked", "wipe", "sharp_links", "layer_norm")
 COMBINATIONS = [dict(zip(SWITCHES, on, strict=True)) for on in product((True, False), repeat=len(SWITCHES))

@@ -226,8 +226,18 @@ def forward(weights, rules, first, steps, carry, trace, projected, hidden, reads
 def _step(rules, span, b, t, links, trace, scratch, width):
     """Step t of row b of the memory, as far as the weights that read. links: changed to those after it."""
     memory, after = trace.memory[b, t], trace.memory[b, t + 1]
-    usage, written, order, retention = trace.usage[b, t + 1], trace.written[b, t + 1], trace.order[b, t], trace.retention[b, t]
-    weights, scores, found, lengths = trace.weights[b, t + 1], trace.scores[b, t], trace.content[b, t], trace.lengths[b, t]
+    usage, written, order, retention = (
+        trace.usage[b, t + 1],
+        trace.written[b, t + 1],
+        trace.order[b, t],
+        trace.retention[b, t],
+    )
+    weights, scores, found, lengths = (
+        trace.weights[b, t + 1],
+        trace.scores[b, t],
+        trace.content[b, t],
+        trace.lengths[b, t],
+    )
     last = len(weights)
     made = squash(trace.emitted[b, t], rules, last, width)
     _ask(made, scratch)
@@ -306,11 +316,16 @@ def _relink(b, t, span, trace, again):
 
 @jit
 def _step_backward(rules, b, t, links, grad, trace, found_grad, emitted_grad, scratch):
-    """Step t of row b of the memory. links: L_{t-1}; found_grad: of what is read; emitted_grad: set, from the gain on."""
+    """Step t of row b of the memory. links: L_{t-1}; found_grad: of what is read; emitted_grad: set."""
     memory, after, written = trace.memory[b, t], trace.memory[b, t + 1], trace.written[b, t + 1]
     retention, lengths = trace.retention[b, t], trace.lengths[b, t]
     scores, found = trace.scores[b, t], trace.content[b, t]
-    weights_grad, memory_grad, usage_grad, written_grad = grad.weights[b], grad.memory[b], grad.usage[b], grad.written[b, 0]
+    weights_grad, memory_grad, usage_grad, written_grad = (
+        grad.weights[b],
+        grad.memory[b],
+        grad.usage[b],
+        grad.written[b, 0],
+    )
     retention_grad, read_grad = scratch.retention_grad, scratch.read_grad
     content_grad, queries, shrink = scratch.content_grad, scratch.queries, scratch.shrink
     last, width = found_grad.shape
