@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from mann.addressing import SOFTENING
-from mann.kernels.numba_math import correlate, dot, exponential, jit, one, plane, product, total, zero
+from mann.kernels.numba_math import clear, correlate, dot, exponential, jit, one, plane, product, total
 
 
 @jit
@@ -42,7 +42,7 @@ def inverse_lengths(memory, squares, out):
     width = len(memory)
     for h in range(len(squares)):
         factor, row = squares[h], out[h]
-        row[:] = zero(memory)
+        clear(row)
         w = 0
         while w + 4 <= width:
             a, b, c, d = memory[w], memory[w + 1], memory[w + 2], memory[w + 3]
@@ -87,7 +87,7 @@ def content(queries, memory, lengths, scores, weights):
 
     scores, weights: set, [heads, slots].
     """
-    scores[:] = zero(memory)
+    clear(scores)
     product(plane(queries), 0, memory, plane(scores), 0)
     for h in range(len(queries)):
         row, length = scores[h], lengths[h % len(lengths)]
@@ -103,7 +103,7 @@ def content_backward(weights_grad, memory, lengths, scores, weights, queries_gra
     weights_grad, [heads, slots]: changed to that of q M(i), so that the memory's gradient is Σ_h weights_grad_h(i) q_h
     less m² M(i) times shrink(i), [masks, slots], which is set as well.
     """
-    shrink[:] = zero(memory)
+    clear(shrink)
     for h in range(len(weights)):
         grad, score, length, less = weights_grad[h], scores[h], lengths[h % len(lengths)], shrink[h % len(lengths)]
         softmax_backward(weights[h], grad)

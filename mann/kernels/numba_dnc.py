@@ -43,7 +43,7 @@ from mann.kernels.numba_dnc_steps import (
 )
 from mann.kernels.numba_links import follow, follow_backward, link, links_room
 from mann.kernels.numba_lstm import control, control_backward, control_scratch
-from mann.kernels.numba_math import correlate, jit, kernel, plane, product, zero
+from mann.kernels.numba_math import clear, copy, correlate, jit, kernel, plane, product
 
 Array = Any
 """A contiguous numpy array of float32 or float64; all of one call have the same type."""
@@ -195,12 +195,12 @@ def forward(weights, rules, first, steps, carry, trace, projected, hidden, reads
     rows, width, _ = carry.memory.shape
     scratch, span = _scratch(projected, trace), _span(trace)
     for b in range(rows):
-        trace.cells[b, 0] = carry.cell[b]
-        trace.memory[b, 0] = carry.memory[b]
-        trace.usage[b, 0] = carry.usage[b]
-        trace.precedence[b, 0] = carry.precedence[b, 0]
-        trace.weights[b, 0] = carry.weights[b]
-        trace.written[b, 0] = carry.written[b, 0]
+        copy(carry.cell[b], trace.cells[b, 0])
+        copy(carry.memory[b], trace.memory[b, 0])
+        copy(carry.usage[b], trace.usage[b, 0])
+        copy(carry.precedence[b, 0], trace.precedence[b, 0])
+        copy(carry.weights[b], trace.weights[b, 0])
+        copy(carry.written[b, 0], trace.written[b, 0])
     for t in range(steps):
         control(weights, carry, trace, projected, hidden, first, t)
         for b in range(rows):
@@ -212,22 +212,32 @@ def forward(weights, rules, first, steps, carry, trace, projected, hidden, reads
             weighted = reads[b, first + t]
             correlate(trace.weights[b, t + 1], trace.memory[b, t + 1], weighted.reshape(-1, width))
             if rules.feed:
-                carry.read[b] = weighted
+                copy(weighted, carry.read[b])
     for b in range(rows):
-        carry.cell[b] = trace.cells[b, steps]
-        carry.memory[b] = trace.memory[b, steps]
-        carry.usage[b] = trace.usage[b, steps]
-        carry.precedence[b, 0] = trace.precedence[b, steps]
-        carry.weights[b] = trace.weights[b, steps]
-        carry.written[b, 0] = trace.written[b, steps]
+        copy(trace.cells[b, steps], carry.cell[b])
+        copy(trace.memory[b, steps], carry.memory[b])
+        copy(trace.usage[b, steps], carry.usage[b])
+        copy(trace.precedence[b, steps], carry.precedence[b, 0])
+        copy(trace.weights[b, steps], carry.weights[b])
+        copy(trace.written[b, steps], carry.written[b, 0])
 
 
 @jit
 def _step(rules, span, b, t, links, trace, scratch, width):
     """Step t of row b of the memory, as far as the weights that read. links: changed to those after it."""
     memory, after = trace.memory[b, t], trace.memory[b, t + 1]
-    usage, written, order, retention = trace.usage[b, t + 1], trace.written[b, t + 1], trace.order[b, t], trace.retention[b, t]
-    weights, scores, found, lengths = trace.weights[b, t + 1], trace.scores[b, t], trace.content[b, t], trace.lengths[b, t]
+    usage, written, order, retention = (
+        trace.usage[b, t + 1],
+        trace.written[b, t + 1],
+        trace.order[b, t],
+        trace.retention[b, t],
+    )
+    weights, scores, found, lengths = (
+        trace.weights[b, t + 1],
+        trace.scores[b, t],
+        trace.content[b, t],
+        trace.lengths[b, t],
+    )
     last = len(weights)
     made = squash(trace.emitted[b, t], rules, last, width)
     _ask(made, scratch)
@@ -244,12 +254,12 @@ def _step(rules, span, b, t, links, trace, scratch, width):
     inverse_lengths(after, scratch.squares[:-1], lengths[:-1])
     content(scratch.queries[:last], after, lengths[:-1], scores[:last], found[:last])
     if not rules.links:
-        weights[:] = found[:last]
+        copy(found[:last], weights)
         return
     if t % span == 0:
-        trace.links[b, t // span] = links
+        copy(links, trace.links[b, t // span])
     precedence, along = trace.precedence[b, t], trace.along[b, t]
-    follow(links, written, precedence, trace.weights[b, t], along, scratch.links[0])
+    follow(links, written, precedence, trace.weights[b, t], along)
     precede(precedence, written, trace.precedence[b, t + 1])
     if rules.sharp:
         along = trace.sharp[b, t]
@@ -299,27 +309,33 @@ def _relink(b, t, span, trace, again):
     start = t - t % span
     links = trace.links[b, start // span]
     for s in range(start, t):
-        link(links, 0, trace.written[b, s + 1], trace.precedence[b, s], again[s - start])
+        copy(links, again[s - start])
         links = again[s - start]
+        link(links, 0, trace.written[b, s + 1], trace.precedence[b, s])
 
 
 @jit
 def _step_backward(rules, b, t, links, grad, trace, found_grad, emitted_grad, scratch):
-    """Step t of row b of the memory. links: L_{t-1}; found_grad: of what is read; emitted_grad: set, from the gain on."""
+    """Step t of row b of the memory. links: L_{t-1}; found_grad: of what is read; emitted_grad: set."""
     memory, after, written = trace.memory[b, t], trace.memory[b, t + 1], trace.written[b, t + 1]
     retention, lengths = trace.retention[b, t], trace.lengths[b, t]
     scores, found = trace.scores[b, t], trace.content[b, t]
-    weights_grad, memory_grad, usage_grad, written_grad = grad.weights[b], grad.memory[b], grad.usage[b], grad.written[b, 0]
+    weights_grad, memory_grad, usage_grad, written_grad = (
+        grad.weights[b],
+        grad.memory[b],
+        grad.usage[b],
+        grad.written[b, 0],
+    )
     retention_grad, read_grad = scratch.retention_grad, scratch.read_grad
     content_grad, queries, shrink = scratch.content_grad, scratch.queries, scratch.shrink
     last, width = found_grad.shape
     made, back = parts(trace.emitted[b, t], rules, last, width), parts(emitted_grad, rules, last, width)
-    read_grad[:] = zero(read_grad)
-    retention_grad[:] = zero(read_grad)
+    clear(read_grad)
+    clear(retention_grad)
     _ask(made, scratch)
 
     product(plane(found_grad), 0, after, plane(weights_grad), 0)
-    content_grad[:last] = weights_grad
+    copy(weights_grad, content_grad[:last])
     if rules.links:
         precedence, precedence_grad, along_grad = trace.precedence[b, t], grad.precedence[b, 0], scratch.along_grad
         along = trace.sharp[b, t] if rules.sharp else trace.along[b, t]
@@ -339,7 +355,8 @@ def _step_backward(rules, b, t, links, grad, trace, found_grad, emitted_grad, sc
     for w in range(width):
         for h in range(last):
             scratch.left[w, h], scratch.left[w, last + h] = found_grad[h, w], queries[h, w]
-    scratch.pairs[:last], scratch.pairs[last:] = trace.weights[b, t + 1], content_grad[:last]
+    copy(trace.weights[b, t + 1], scratch.pairs[:last])
+    copy(content_grad[:last], scratch.pairs[last:])
     product(plane(scratch.left), 0, scratch.pairs, plane(memory_grad), 0)
     shrink_memory(memory_grad, after, scratch.squares[:-1], shrink[:-1])
     for h in range(last):
@@ -358,5 +375,5 @@ def _step_backward(rules, b, t, links, grad, trace, found_grad, emitted_grad, sc
     allocate_backward(written_grad, trace.usage[b, t + 1], trace.order[b, t], usage_grad, scratch.rest)
     use_backward(usage_grad, trace.usage[b, t], trace.written[b, t], retention, written_grad, retention_grad)
     retain_backward(retention_grad, made.free, trace.weights[b, t], back.free, read_grad, scratch.rest)
-    weights_grad[:] = read_grad
+    copy(read_grad, weights_grad)
     squash_backward(made, back)

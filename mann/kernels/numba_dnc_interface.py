@@ -160,7 +160,8 @@ def ask(made, h, found, square):
     """What `content` takes for head h: found, its query; square, the square of its mask, which is 1 without masks."""
     strength = one(found) + made.strengths[h]
     if len(made.masks) == 0:
-        square[:] = one(found)
+        for w in range(len(square)):
+            square[w] = one(found)
         query(made.keys[h], strength, found)
         return
     key, mask = made.keys[h], made.masks[h]
@@ -182,7 +183,14 @@ def ask_backward(made, grad, h, found_grad, memory, shrink, room):
     if len(made.masks) == 0:
         grad.strengths[h] = query_backward(made.keys[h], strength, found_grad, grad.keys[h])
         return
-    key, mask, key_grad, mask_grad, masked, found = made.keys[h], made.masks[h], grad.keys[h], grad.masks[h], room[0], room[1]
+    key, mask, key_grad, mask_grad, masked, found = (
+        made.keys[h],
+        made.masks[h],
+        grad.keys[h],
+        grad.masks[h],
+        room[0],
+        room[1],
+    )
     for w in range(len(mask)):
         masked[w] = key[w] * mask[w]
     query(masked, strength, found)

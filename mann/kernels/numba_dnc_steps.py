@@ -11,13 +11,14 @@ import math
 from mann.addressing import LEAST
 from mann.dnc import UNUSED
 from mann.kernels.numba_addressing import softmax, softmax_backward
-from mann.kernels.numba_math import dot, jit, one, summing, total, zero
+from mann.kernels.numba_math import copy, dot, jit, one, summing, total, zero
 
 
 @jit
 def retain(free, read, retention):
     """ψ. free: [reads]; read: the weights of the step before, [reads, slots]; retention: set, [slots]."""
-    retention[:] = one(free)
+    for i in range(len(retention)):
+        retention[i] = one(free)
     for h in range(len(free)):
         gate, row = free[h], read[h]
         for i in range(len(row)):
@@ -28,7 +29,7 @@ def retain(free, read, retention):
 def retain_backward(retention_grad, free, read, free_grad, read_grad, rest):
     """Sets free_grad, adds to read_grad. No factor is divided by, as it may be zero. rest: scratch, [slots]."""
     for h in range(len(free)):
-        rest[:] = retention_grad
+        copy(retention_grad, rest)
         for other in range(len(free)):
             if other != h:
                 gate, row = free[other], read[other]
@@ -168,8 +169,8 @@ def write_backward(
     """
     for w in range(len(memory)):
         row, grad, e, v = memory[w], memory_grad[w], erase[w], value[w]
-        value_grad[w] = dot(grad, written)
         if wipe:
+            value_grad[w] = dot(grad, written)
             erase_grad[w] = -_weighted(grad, row, written, retention)
             for i in range(len(row)):
                 kept = row[i] * retention[i]
@@ -178,7 +179,7 @@ def write_backward(
                 retention_grad[i] += kept_grad * row[i]
                 grad[i] = kept_grad * retention[i]
         else:
-            erase_grad[w] = _overwrite(grad, row, written, e, v, written_grad)
+            value_grad[w], erase_grad[w] = _overwrite(grad, row, written, e, v, written_grad)
 
 
 @summing
@@ -191,14 +192,15 @@ def _weighted(a, b, c, d):
 
 @summing
 def _overwrite(grad, row, written, e, v, written_grad):
-    """One row of `write_backward`, which returns the gradient of e."""
-    erased = zero(grad)
+    """One column of the memory in `write_backward`: returns the gradients of v and e."""
+    added = erased = zero(grad)
     for i in range(len(grad)):
-        part = grad[i] * row[i]
-        erased -= part * written[i]
+        part, scaled = grad[i] * row[i], grad[i] * written[i]
+        added += scaled
+        erased -= scaled * row[i]
         written_grad[i] += grad[i] * v - e * part
-        grad[i] -= e * written[i] * grad[i]
-    return erased
+        grad[i] -= e * scaled
+    return added, erased
 
 
 @jit

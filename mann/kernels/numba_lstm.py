@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mann.kernels.numba_math import hyperbolic, jit, one, product, sigmoid_, tanh_, zero
+from mann.kernels.numba_math import clear, copy, hyperbolic, jit, one, product, sigmoid_, tanh_
 
 
 @jit
@@ -47,14 +47,14 @@ def control(weights, carry, trace, projected, hidden, first, t):
     """Step first + t of the controller, all rows: trace.emitted[:, t], the interface before the memory squashes it."""
     rows, read_size = carry.read.shape
     for b in range(rows):
-        trace.inputs[b, t, :read_size] = carry.read[b]
-        trace.inputs[b, t, read_size:] = carry.hidden[b]
-        trace.gates[b, t] = projected[b, first + t]
+        copy(carry.read[b], trace.inputs[b, t, :read_size])
+        copy(carry.hidden[b], trace.inputs[b, t, read_size:])
+        copy(projected[b, first + t], trace.gates[b, t])
     product(trace.inputs, t, weights.recurrent, trace.gates, t)
     for b in range(rows):
         lstm(trace.gates[b, t], trace.cells[b, t], trace.cells[b, t + 1], hidden[b, first + t])
-        carry.hidden[b] = hidden[b, first + t]
-        trace.emitted[b, t] = weights.bias
+        copy(hidden[b, first + t], carry.hidden[b])
+        copy(weights.bias, trace.emitted[b, t])
     product(hidden, first + t, weights.interface, trace.emitted, t)
 
 
@@ -74,7 +74,7 @@ def control_backward(weights, feed, grad, trace, hidden_grad, projected_grad, em
     rows, read_size = grad.read.shape
     hidden_sums, inputs_grad = scratch
     size, now = grad.hidden.shape[1], first + t
-    hidden_sums[:] = zero(hidden_sums)
+    clear(hidden_sums)
     for b in range(rows):
         for j in range(size):
             hidden_sums[b, 0, j] = hidden_grad[b, now, j] + grad.hidden[b, j]
@@ -82,10 +82,10 @@ def control_backward(weights, feed, grad, trace, hidden_grad, projected_grad, em
     for b in range(rows):
         lstm_backward(trace.gates[b, t], trace.cells[b, t], trace.cells[b, t + 1], hidden_sums[b, 0],
                       grad.cell[b], projected_grad[b, now])  # fmt: skip
-    inputs_grad[:] = zero(inputs_grad)
+    clear(inputs_grad)
     product(projected_grad, now, weights.recurrent_t, inputs_grad, 0)
     for b in range(rows):
-        grad.hidden[b] = inputs_grad[b, 0, read_size : read_size + size]
+        copy(inputs_grad[b, 0, read_size : read_size + size], grad.hidden[b])
         for i in range(read_size):
             if feed:
                 grad.read[b, i] = inputs_grad[b, 0, i]

@@ -144,6 +144,22 @@ def zero(x):
 
 
 @jit
+def copy(x, out):
+    """out[:] = x, which numba's own assignment compiles to much more. Any equal shapes, both contiguous."""
+    given, made = x.reshape(x.size), out.reshape(out.size)
+    for i in range(len(made)):
+        made[i] = given[i]
+
+
+@jit
+def clear(out):
+    """out[:] = 0. Any shape, contiguous."""
+    made = out.reshape(out.size)
+    for i in range(len(made)):
+        made[i] = zero(out)
+
+
+@jit
 def tanh_(x):
     """tanh in place. x: [n]."""
     for i in range(len(x)):

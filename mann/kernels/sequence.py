@@ -30,6 +30,7 @@ from mann.controllers import LSTMController
 from mann.kernels.registry import Run
 from mann.learner import MemoryLearner, State, reference
 
+Array = np.ndarray[Any, Any]
 ROOM = 2**29
 """Bytes of traces that are kept; longer sequences are computed twice."""
 FLEETING = 16
@@ -205,7 +206,7 @@ def _twice(plan: Plan, wanted: Any, tensors: list[Tensor], grads: tuple[Tensor, 
     return [next(found) if needed else None for needed in wanted]
 
 
-def controller_weights(recurrent: Tensor, weight: Tensor, bias: Tensor) -> tuple[np.ndarray[Any, Any], ...]:
+def controller_weights(recurrent: Tensor, weight: Tensor, bias: Tensor) -> tuple[Array, Array, Array, Array, Array]:
     """What `numba_lstm.control` and `control_backward` multiply with, as each takes it.
 
     The recurrent weights [read + hidden, 4 · hidden], these `padded`; the interface's [hidden, interface], the same
@@ -220,7 +221,7 @@ def controller_weights(recurrent: Tensor, weight: Tensor, bias: Tensor) -> tuple
     )
 
 
-def padded(matrix: Tensor) -> np.ndarray[Any, Any]:
+def padded(matrix: Tensor) -> Array:
     """The matrix transposed, with columns of zeros up to a multiple of `LANES`."""
     return F.pad(matrix.detach().T, (0, -len(matrix) % LANES)).contiguous().numpy()
 
