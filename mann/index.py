@@ -6,9 +6,9 @@ one costs nothing to make on a CPU (the system hands out zeroed pages when they 
 
 - `LSH`: approximate nearest neighbours by the angle between vectors: signed random projections (Charikar 2002) with
   several tables, and in each the buckets that differ in the least certain bits (Lv et al. 2007, multi-probe). The
-  planes of a table are orthogonal (Ji et al. 2012, super-bit), so that their bits are independent: with independent
-  planes buckets are the more uneven the more bits there are, and those looked at hold ever more than the others. Buckets
-  have a fixed capacity: a full one loses an entry of its own for a new one, in this table only.
+  planes of a table are orthogonal (Ji et al. 2012, super-bit), which makes their bits independent: drawn one by one,
+  planes make buckets the more uneven the more there are, and those looked at hold ever more than others. Buckets have a
+  fixed capacity: a full one loses an entry of its own for a new one, in this table only.
 - `least_recent` and `touch`: a ring of slots ordered by last access, a circular doubly linked list (Rae et al. 2016,
   arXiv:1610.09027, supplementary A).
 """
