@@ -42,12 +42,12 @@ format: $(VENV)/.dev ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Rounds enough for a median and quartiles, within eight minutes on two cores.
+# Rounds enough for a median and quartiles, within fifteen minutes on two cores; -vv prints what runs.
 BENCHMARK_ARGS ?= --benchmark-warmup=on --benchmark-min-rounds=9 --benchmark-max-time=1.5 --benchmark-disable-gc
 benchmark: $(VENV)/.dev ## measure speed and peak memory, with nothing else running, into results/benchmarks
 	@mkdir -p .bench
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-only $(BENCHMARK_ARGS) --benchmark-columns=median,iqr,min,rounds \
-		--benchmark-json=.bench/benchmark.json $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/benchmarks -vv --durations=20 --benchmark-only $(BENCHMARK_ARGS) \
+		--benchmark-columns=median,iqr,min,rounds --benchmark-json=.bench/benchmark.json $(PYTEST_ARGS)
 	$(BIN)/python -m bench.benchmarks .bench/benchmark.json results
 	$(BIN)/bench tables
 

@@ -10,6 +10,7 @@ What a benchmark puts into its `extra_info`:
   are a series: its ratios are to its own first point, and the slope of logarithms is fitted to it.
 - `reference`: True where the others of its group are compared with it.
 - `unit` and `values`: what was measured instead of seconds, e.g. "bytes" and a list.
+- `against`: names of rows of its group that it is compared with, in a table of ratios (`bench.ratios`).
 - `packages`: other people's packages it ran, by version; `notes`: sentences that belong under the table.
 - Any other number or text becomes a column of its own.
 """
@@ -30,6 +31,7 @@ from tabulate import tabulate
 from bench import documents, files, records
 from bench.config import MISSING, NONE, NUMBER, PLAIN, TEXT, TRUTH, WHOLE
 from bench.errors import BenchError
+from bench.ratios import ratios
 
 SCHEMA = 1
 FOLDER = "benchmarks"
@@ -43,7 +45,7 @@ SHAPE: Any = {
     "notes": [TEXT],
     "entries": [{
         "group": TEXT, "name": TEXT, "params": {...: NUMBER}, "reference": TRUTH, "unit": TEXT, "n": WHOLE,
-        "median": NUMBER, "iqr": NUMBER, "min": NUMBER, "extra": {...: PLAIN},
+        "median": NUMBER, "iqr": NUMBER, "min": NUMBER, "extra": {...: PLAIN}, "against": ([TEXT], *MISSING),
     }],
 }  # fmt: skip
 """What is in a file, see `config.misfit`."""
@@ -113,6 +115,7 @@ def from_report(report: Mapping[str, Any]) -> list[Record]:
             extra.pop("unit", "s"),
             params={key: v for key, v in (run["params"] or {}).items() if type(v) in NUMBER},
             reference=extra.pop("reference", False),
+            **({"against": extra.pop("against")} if extra.get("against") else {}),
         )
         entry["extra"] = {key: value for key, value in extra.items() if type(value) in PLAIN}
         parts.setdefault(name, []).append(entry)
@@ -205,7 +208,7 @@ def document(made: Record) -> str:
     timed = any(entry["unit"] == "s" for entry in made["entries"])
     parts = [f"# {made['name']}", *([LEGEND] if timed else []), where]
     for group, entries in groups(made).items():
-        parts += [f"## {_safe(group)}", _rows(entries), *_slopes(entries)]
+        parts += [f"## {_safe(group)}", _rows(entries), *_slopes(entries), *_ratios(entries)]
     return "\n\n".join(parts + [_safe(note) for note in dict.fromkeys(made["notes"])]) + "\n"
 
 
@@ -214,6 +217,7 @@ def _rows(entries: list[Entry]) -> str:
     unit, scale = UNITS.get(entries[0]["unit"], (entries[0]["unit"], 1.0))
     firsts = {name: points[0] for name, points in series(entries, key).items()} if key else {}
     references = [] if key else [entry for entry in entries if entry["reference"]]
+    several = any(entry["n"] > 1 for entry in entries)
     extras = list(dict.fromkeys(name for entry in entries for name in entry["extra"]))
     rows = []
     for entry in entries if key else sorted(entries, key=lambda entry: entry["median"]):
@@ -224,7 +228,7 @@ def _rows(entries: list[Entry]) -> str:
             row[f"× its first {key}"] = _digits(entry["median"] / first["median"]) if first["median"] else ""
         for reference in references:
             row[f"× {reference['name']}"] = _digits(entry["median"] / reference["median"])
-        row |= {f"median, {unit}" if entry["n"] > 1 else unit: _digits(scale * entry["median"])}
+        row |= {f"median, {unit}" if several else unit: _digits(scale * entry["median"])}
         if entry["n"] > 1:
             row |= {"IQR": _digits(scale * entry["iqr"]), "min": _digits(scale * entry["min"]), "n": str(entry["n"])}
         rows.append(row | {name.replace("_", " "): _text(entry["extra"].get(name, "")) for name in extras})
@@ -245,6 +249,23 @@ def _slopes(entries: list[Entry]) -> list[str]:
         f"Slope of the logarithm of the median over that of {key}, ± half its 95 % interval; 1: as much again, 0: flat."
     )
     return [note, _table(rows, ["", "slope", "points"])]
+
+
+def _ratios(entries: list[Entry]) -> list[str]:
+    key = along(entries)
+    found = ratios(entries, key)
+    if not found:
+        return []
+    columns = ["", "beside", *([key] if key else []), "ratio"]
+    rows = []
+    for each in found:
+        where = [f"{each.at:,}"] if key else []
+        rows.append([each.name, each.other, *where, "" if each.value is None else _digits(each.value)])
+    if any(each.printed for each in found):
+        columns += ["published", "source"]
+        for row, each in zip(rows, found, strict=True):
+            row += [_digits(each.printed.value), each.printed.citation] if each.printed else ["", ""]
+    return ["How many times as much the row beside it takes; more is better for the first.", _table(rows, columns)]
 
 
 def _table(rows: list[list[str]], columns: list[str]) -> str:

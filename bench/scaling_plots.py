@@ -81,11 +81,18 @@ def _panel(axes: Axes, group: str, entries: list[Entry], names: Sequence[str]) -
     axes.yaxis.set_major_locator(LogLocator(subs=(1,) if high > 30 * low else (1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xticks(ticks, [f"{tick // 1024} Ki" if tick >= 1024 else f"{tick}" for tick in ticks])
+    axes.set_xticks(ticks, [_binary(tick) if ticks[-1] % 1024 == 0 else f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel(f"{key} (Ki: 1,024)" if ticks[-1] >= 1024 else key)
+    axes.set_xlabel(f"{key} (Ki: 1,024)" if ticks[-1] % 1024 == 0 else key)
     axes.set_ylabel(LABELS.get(unit, shown))
     title, _, sizes = group.partition(": ")
     axes.set_title(title[:1].upper() + title[1:], pad=22)
     axes.text(0, 1.025, sizes, transform=axes.transAxes, fontsize=9.5, color="0.3")
     axes.legend(fontsize=9.5, handlelength=3.2, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+
+
+def _binary(number: float) -> str:
+    for unit, name in ((2**20, "Mi"), (2**10, "Ki")):
+        if number >= unit:
+            return f"{number / unit:g} {name}"
+    return f"{number:g}"

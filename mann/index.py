@@ -5,8 +5,10 @@ there, `undo` puts it back to the bit. A buffer's first dimension is the batch; 
 one costs nothing to make on a CPU (the system hands out zeroed pages when they are first touched).
 
 - `LSH`: approximate nearest neighbours by the angle between vectors: signed random projections (Charikar 2002) with
-  several tables, and in each the buckets that differ in the least certain bits (Lv et al. 2007, multi-probe). Buckets
-  have a fixed capacity: a full one loses an entry of its own for a new one, in this table only.
+  several tables, and in each the buckets that differ in the least certain bits (Lv et al. 2007, multi-probe). The
+  planes of a table are orthogonal (Ji et al. 2012, super-bit), which makes their bits independent: drawn one by one,
+  planes make buckets the more uneven the more there are, and those looked at hold ever more than others. Buckets have a
+  fixed capacity: a full one loses an entry of its own for a new one, in this table only.
 - `least_recent` and `touch`: a ring of slots ordered by last access, a circular doubly linked list (Rae et al. 2016,
   arXiv:1610.09027, supplementary A).
 """
@@ -159,7 +161,7 @@ class LSH(nn.Module):
     cells: Tensor
     first: Tensor
 
-    def __init__(self, slots: int, width: int, tables: int = 8, probes: int = 4, capacity: int = 16, load: int = 4):
+    def __init__(self, slots: int, width: int, tables: int = 8, probes: int = 4, capacity: int = 16, load: int = 8):
         super().__init__()
         if min(slots, width, tables, probes, capacity, load) < 1:
             raise BenchError("LSH needs slots, width, tables, probes, capacity and load of at least 1")
@@ -168,7 +170,9 @@ class LSH(nn.Module):
             raise BenchError(f"LSH has at most 2^24 buckets a table: {slots} slots need a load above {load}")
         self.tables, self.capacity, self.probes = tables, capacity, min(probes, self.bits + 1)
         generator = torch.Generator().manual_seed(slots * 1009 + width)
-        planes = torch.randn(width, tables * self.bits, generator=generator, dtype=torch.float64)
+        drawn = torch.randn(tables, width, self.bits, generator=generator, dtype=torch.float64)
+        planes = torch.cat([torch.linalg.qr(part)[0] for part in drawn.split(width, 2)], 2)
+        planes = planes.transpose(0, 1).flatten(1)
         self.register_buffer("planes", planes.to(torch.get_default_dtype()), persistent=False)
         self.register_buffer("powers", 2 ** torch.arange(self.bits), persistent=False)
         self.register_buffer("cells", torch.arange(capacity), persistent=False)

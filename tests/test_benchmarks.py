@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench import benchmarks, charts, scaling_plots
+from bench import benchmarks, charts, published, scaling_plots
+from bench.config import misfit
 from bench.errors import BenchError
+from bench.growth import PATIENCE, SHARE, Cost, why_not
+from bench.ratios import ratios
 from bench.refresh import refresh
 
 ENV = {"commit": "0" * 40, "dirty": False, "device": "a processor", "threads": 1, "torch": "2", "source_sha256": "0"}
@@ -171,3 +174,54 @@ def test_the_picture_is_the_same_for_the_same_records(tmp_path: Path) -> None:
     slower = benchmarks.from_report(report(*growing("line", 1.1), *growing("flat", 0.0)))
     assert charts.check(scaling_plots.pictures(slower), tmp_path) == ["scaling.png"]
     assert scaling_plots.pictures(benchmarks.from_report(report(run("a", [1.0])))) == {}
+
+
+def test_rows_are_set_beside_those_that_they_are_against() -> None:
+    runs = [run("a, floor", [0.1], extra_info={"against": ["a, fused"]}), run("a, fused", [0.2]), run("a", [0.6])]
+    runs[1]["extra_info"] = {"against": ["a", "not measured"]}
+    (made,) = benchmarks.from_report(report(*runs))
+    found = {(r.name, r.other): r.value for r in ratios(made["entries"], None)}
+    assert found == {("a, floor", "a, fused"): pytest.approx(2), ("a, fused", "a"): pytest.approx(3)}
+    text = benchmarks.document(made)
+    assert "beside" in text
+    assert "published" not in text
+    assert misfit(made, benchmarks.SHAPE) == ""
+
+
+def test_a_series_has_its_ratios_where_both_have_a_point_and_where_others_printed_one() -> None:
+    (printed,) = (r for r in published.rows() if (r.method, r.variant, r.task) == ("sdnc", "lsh against dnc", "time"))
+    place = int(printed.protocol["slots"])
+    sizes = {"dnc": (64, 256), "sdnc, lsh": (64, 256, place, 4 * place)}
+    runs = [
+        run(name, [1e-6 * n ** (2 if name == "dnc" else 1)], params={"slots": n}, extra_info={"name": name} | (
+            {"against": ["dnc"]} if name != "dnc" else {}))
+        for name, all_sizes in sizes.items() for n in all_sizes
+    ]  # fmt: skip
+    (made,) = benchmarks.from_report(report(*runs))
+    found = ratios(made["entries"], "slots")
+    assert [(r.at, r.printed and r.printed.value) for r in found] == [(64, None), (256, None), (place, printed.value)]
+    assert [r.value for r in found] == [pytest.approx(64), pytest.approx(256), None]
+    text = benchmarks.document(made)
+    assert f"{printed.value:g}" in text
+    assert printed.citation in text
+    in_bytes = [entry | {"unit": "bytes"} for entry in made["entries"]]
+    assert ratios(in_bytes, "slots")[-1].printed.task == "memory"  # type: ignore[union-attr]
+
+
+def test_one_measurement_among_many_has_no_spread_but_the_same_column() -> None:
+    (made,) = benchmarks.from_report(report(run("a", [1.0]), run("b", [1.0, 2.0, 3.0])))
+    head, _, once, _ = (line.split("|")[1:-1] for line in benchmarks.document(made).splitlines() if "|" in line)
+    assert [cell.strip() for cell in head] == ["", "median, ms", "IQR", "min", "n"]
+    assert [cell.strip() for cell in once] == ["a", "1,000", "", "", ""]
+
+
+def test_growth_stops_before_memory_or_patience_runs_out() -> None:
+    last = Cost(1024, seconds=PATIENCE / 5, bytes=2**30)
+    assert why_not(last, 4096, 1, free=2**40, what="ntm") is None
+    assert "60 s" in (why_not(last, 4096, 2, free=2**40, what="dnc") or "")
+    assert why_not(last, 4096, 1, free=math.ceil(4 * 2**30 / SHARE), what="ntm") is None
+    reason = why_not(last, 4096, 1, free=int(3.9 * 2**30 / SHARE), what="ntm (time)")
+    assert (
+        reason
+        == "ntm (time) stops at 1,024 slots: 4,096 would take 4.0 GiB, more than 60% of the 6.5 GiB that were free."
+    )

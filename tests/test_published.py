@@ -46,7 +46,7 @@ def test_anchor_figures(method: str, task: str, setting: dict[str, Any], source:
 
 
 def test_the_file_is_well_formed() -> None:
-    texts = {"accuracy": (0, 100), "error": (0, 100), "mse": (0, 20)}
+    texts = {"accuracy": (0, 100), "error": (0, 100), "mse": (0, 20), "ratio": (1, 10_000)}
     for row in rows():
         low, high = texts[row.metric]
         assert low <= row.value <= high

@@ -4,6 +4,6 @@
 (`bench.api.variant`), from wherever they live. In what follows B is the batch, N slots, W width, R heads.
 """
 
-from mann.ops import dense, gpu, scans, sparse
+from mann.ops import cpu, dense, gpu, scans, sparse
 
-__all__ = ["dense", "gpu", "scans", "sparse"]
+__all__ = ["cpu", "dense", "gpu", "scans", "sparse"]

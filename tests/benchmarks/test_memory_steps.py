@@ -1,75 +1,43 @@
 """A training step (forward, backward, optimiser) of every memory of the registry, on one thread, beside the peers'.
 
 Sizes are those of omniglot-online with 5 classes; the glyphs need no data. A memory gets 128 slots of 40 numbers and 4
-heads in whatever these are called in its fields. The peers run in a Python of their own, `$BENCH_PEER_PYTHON`, which
-needs `pip install torch==2.13.0 numpy` and then `pip install --no-deps dnc==1.1.0 pyflann-ibeis`: a step is asked for
-and answered through a pipe, so that the same clock times all. pytorch-ntm is in no registry, so it is not here.
+heads in whatever these are called in its fields. Where a memory has a fused scan, it is here four times: as its
+reference, with each step compiled by PyTorch, fused, and as the arithmetic floor of its step.
+
+The peers run in a Python of their own, `$BENCH_PEER_PYTHON`, which needs `pip install torch==2.13.0 numpy` and then
+`pip install --no-deps dnc==1.1.0 pyflann-ibeis`: a step is asked for and answered through a pipe, so that the same
+clock times all. pytorch-ntm is in no registry, so it is not here.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
+from steps import TASK, compiled, no_scan, sized, training_step
 
 from bench import registry
-from bench.api import Backend, BenchError, Task, TrainedMethod, generator
-from bench.tasks.glyphs import GlyphsOnline
+from bench.api import Backend, BenchError, TrainedMethod
+from bench.floors import floor, flops, least_traffic, products
 
 PEER = "BENCH_PEER_PYTHON"
 GROUP = "training step: batch 16, 50 steps of 400 pixels and 5 labels, LSTM 200, 128 slots of 40, 4 heads"
-SIZES: dict[str, Any] = {"slots": 128, "width": 40, "heads": 4, "reads": 4}
-TASK = GlyphsOnline(size=20)
 PEER_SIZES = {"input": 405, "classes": 5, "hidden": 200, "batch": 16, "steps": 50, "slots": 128, "width": 40,
               "reads": 4, "k": 4}  # fmt: skip
 FAILED: list[str] = []
-registry.load()
 NAMES = ["lstm", *(name for name, cls in registry.METHODS.entries.items() if cls.__module__.startswith("mann."))]
 
 
-def sized(name: str, **more: Any) -> TrainedMethod:
-    cls = registry.METHODS.entries[name]
-    fields = {f.name for f in dataclasses.fields(cls)}
-    made = cls(**{key: value for key, value in SIZES.items() if key in fields} | more)
-    made.check()
-    return made
-
-
-def training_step(
-    method: TrainedMethod, task: Task = TASK, backend: Backend = "reference"
-) -> tuple[Callable[[], None], int]:
-    """The step, and the number of trained parameters.
-
-    Raises:
-        BenchError: the backend is "fused", and there is no fused path here.
-    """
-    torch.manual_seed(0)
-    learner = method.build(task).train()
-    learner.use(backend)
-    optimiser = method.optimiser(learner)
-    episode = task.sample("train", method.batch, generator("benchmark"))
-
-    def step() -> None:
-        loss = learner.loss(episode, task)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-
-    return step, sum(p.numel() for p in learner.parameters())
-
-
-def measure(benchmark: Any, method: TrainedMethod, name: str, backend: Backend = "reference") -> None:
+def measure(benchmark: Any, method: TrainedMethod, name: str, backend: Backend = "reference", **more: Any) -> None:
     try:
         step, parameters = training_step(method, backend=backend)
     except BenchError as error:
         pytest.skip(str(error))
-    benchmark.extra_info.update(name=name, parameters=parameters, reference=name == "lstm")
+    benchmark.extra_info.update(name=name, parameters=parameters, reference=name == "lstm", **more)
     benchmark(step)
 
 
@@ -83,7 +51,41 @@ def test_memory(benchmark: Any, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_fused(benchmark: Any, name: str) -> None:
     """The same by the kernels of `mann.kernels`, where the memory has some for this machine."""
-    measure(benchmark, sized(name), f"{name}, fused", "fused")
+    against = [name, f"{name}, compiled", f"{name} of the package dnc"]
+    measure(benchmark, sized(name), f"{name}, fused", "fused", against=against)
+
+
+@pytest.mark.benchmark(group=GROUP)
+@pytest.mark.filterwarnings("ignore")  # a compiler talks of its own code
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled(benchmark: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same with each step compiled by PyTorch, for the memories that have kernels."""
+    if reason := no_scan(name):
+        pytest.skip(reason)
+    monkeypatch.setattr("mann.learner.reference", compiled)
+    step, parameters = training_step(sized(name))
+    try:
+        step()
+    except Exception as error:  # a compiler may raise anything, or there is none
+        FAILED.append(f"No row: {name} cannot be compiled here ({type(error).__name__}).")
+        pytest.skip(FAILED[-1])
+    benchmark.extra_info.update(name=f"{name}, compiled", parameters=parameters, notes=FAILED)
+    benchmark(step)
+
+
+@pytest.mark.benchmark(group=GROUP)
+@pytest.mark.parametrize("name", NAMES)
+def test_floor(benchmark: Any, name: str) -> None:
+    """What no step of these sizes can beat, by its products and least traffic: see `bench.floors`."""
+    if reason := no_scan(name):
+        pytest.skip(reason)
+    method = sized(name)
+    step, parameters = training_step(method)
+    shapes = products(step)
+    inputs = method.batch * TASK.steps * (400 + 5) * 4
+    benchmark.extra_info.update(name=f"{name}, floor", against=[f"{name}, fused"], parameters=parameters)
+    benchmark.extra_info["GFLOP of products"] = flops(shapes) / 1e9
+    benchmark(floor(shapes, least_traffic(inputs, 4 * parameters)))
 
 
 @pytest.mark.benchmark(group=GROUP)
