@@ -130,7 +130,7 @@ def _plan(kind: Kind, learner: MemoryLearner) -> Plan:
     )  # fmt: skip
 
 
-WHOLE = ("slots", "least")
+WHOLE = ("slots", "least", "near", "chosen")
 """What of a trace is int64."""
 
 

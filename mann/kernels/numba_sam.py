@@ -192,7 +192,7 @@ def settle(weights, rules, carry, trace, b, t, scratch):
 @jit
 def write_step_backward(grad, trace, b, t, emitted_back, scratch):
     """Gradients of the memory and of the weights read before, in place of those after; those of the interface, set."""
-    heads, k, width = trace.slots.shape[2], trace.slots.shape[3], grad.memory.shape[2]
+    heads, width = trace.slots.shape[2], grad.memory.shape[2]
     _, _, value, gate, _ = parts(trace.emitted[b, t], heads, width)
     _, _, value_back, gate_back, shares_back = parts(emitted_back, heads, width)
     opened = gate[0]
