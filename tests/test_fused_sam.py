@@ -1,4 +1,4 @@
-"""The fused scans of the sparse memories against their references: values, gradients, ties, states, extremes, bits.
+"""The fused scans of SAM and SDNC against their references: values, gradients, ties, states, extremes, bits.
 
 What no number tells apart may be taken in any order, and then all that follows differs. So inputs are without ties,
 but where ties are what is tested: there the reference's own rounding must not break them.
@@ -19,27 +19,38 @@ from bench.api import BenchError
 from mann.kernels import registry
 from mann.kernels import sequence as segments
 from mann.learner import State, fork, reference
-from mann.sam import SAM
+from mann.sam import SAM, SAMState
+from mann.sdnc import SDNC, SDNCState
 
 pytest.importorskip("numba")
 
 from mann.kernels.numba_topk import MOST, topk
 
 SIZES = {"slots": 9, "width": 3, "reads": 2, "k": 3}
-FIXED = ("memory", "slots", "usage", "table", "clock", "step")
-"""What of the state has no gradient."""
+BUFFERS = ("memory", "slots", "usage", "table", "clock", "step")
+LINKS = ("before", "strength", "after", "precedence.slots", "precedence.weights")
+FIXED = (*BUFFERS, *(f"sam.{name}" for name in BUFFERS), *LINKS)
+"""What of a state has no gradient."""
 USAGES = pytest.mark.parametrize("usage", ["u1", "u2"])
+BOTH = pytest.mark.parametrize("kind", [SAM, SDNC])
 
 
-def sam(dtype: torch.dtype = torch.float64, units: int = 6, feed_read: bool = True, **options: Any) -> Any:
+def sparse(
+    kind: Any = SAM, dtype: torch.dtype = torch.float64, units: int = 6, feed_read: bool = True, **options: Any
+) -> Any:
     torch.manual_seed(0)
-    return network(SAM(**(SIZES | options)), units, feed_read, dtype)
+    sizes = SIZES | ({"links": 4} if kind is SDNC else {}) | options
+    return network(kind(**sizes), units, feed_read, dtype)
+
+
+def sam_of(state: State) -> SAMState:
+    return state.memory.sam if isinstance(state.memory, SDNCState) else state.memory
 
 
 def used(net: Any, batch: int, time: int, seed: int = 0, scale: float = 1.0) -> tuple[Tensor, State]:
     """A sequence from a memory in use."""
     projected, state = sequence(net, batch, time, seed, scale)
-    memory, rows = state.memory, state.memory.memory
+    memory, rows = state.memory, sam_of(state).memory
     rows.copy_(normal(*rows.shape, seed=seed + 3, like=rows))
     with torch.no_grad():
         for step in range(5):
@@ -69,7 +80,7 @@ def test_equals_the_reference_at_any_size(
     slots: int, width: int, reads: int, k: int, units: int, batch: int, time: int, usage: str, decay: float,
     threshold: float, feed_read: bool, seed: int,
 ) -> None:  # fmt: skip
-    net = sam(units=units, feed_read=feed_read, slots=slots, width=width, reads=reads, k=min(k, slots), usage=usage,
+    net = sparse(units=units, feed_read=feed_read, slots=slots, width=width, reads=reads, k=min(k, slots), usage=usage,
               decay=decay, threshold=threshold)  # fmt: skip
     agree(net, *used(net, batch, time, seed), FIXED)
 
@@ -83,27 +94,30 @@ def test_equals_the_reference_at_any_size(
 def test_slots_that_are_alike_are_taken_in_the_reference_s_order(
     slots: int, width: int, reads: int, k: int, batch: int, time: int, usage: str, seed: int
 ) -> None:
-    net = sam(slots=slots, width=width, reads=reads, k=min(k, slots), usage=usage)
+    net = sparse(slots=slots, width=width, reads=reads, k=min(k, slots), usage=usage)
     agree(net, *sequence(net, batch, time, seed), FIXED)
 
 
 @USAGES
 @pytest.mark.parametrize("seed", range(3))
-def test_equals_the_reference_in_float32(usage: str, seed: int) -> None:
-    net = sam(torch.float32, units=50, slots=64, width=10, reads=4, k=4, usage=usage)
+@BOTH
+def test_equals_the_reference_in_float32(kind: Any, usage: str, seed: int) -> None:
+    net = sparse(kind, torch.float32, units=50, slots=64, width=10, reads=4, k=4, usage=usage)
     agree(net, *used(net, batch=5, time=8, seed=seed), FIXED, tolerance=1e-4)
 
 
-def test_equals_the_reference_in_float32_at_the_usual_sizes() -> None:
-    net = sam(torch.float32, units=200, slots=128, width=40, reads=4, k=4)
+@BOTH
+def test_equals_the_reference_in_float32_at_the_usual_sizes(kind: Any) -> None:
+    net = sparse(kind, torch.float32, units=200, slots=128, width=40, reads=4, k=4)
     agree(net, *used(net, batch=16, time=6), FIXED, tolerance=1e-4)
 
 
 @USAGES
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("scale", [0.0, 1e4, -1e4, float("nan"), float("inf")])
-def test_equals_the_reference_at_extremes(scale: float, dtype: torch.dtype, usage: str) -> None:
-    net = sam(dtype, slots=16, width=8, usage=usage)
+@BOTH
+def test_equals_the_reference_at_extremes(kind: Any, scale: float, dtype: torch.dtype, usage: str) -> None:
+    net = sparse(kind, dtype, slots=16, width=8, usage=usage)
     with torch.no_grad():
         net.interface.weight *= 1e4 if abs(scale) == 1e4 else 1
     projected, state = used(net, batch=2, time=6)
@@ -114,11 +128,10 @@ def test_equals_the_reference_at_extremes(scale: float, dtype: torch.dtype, usag
 
 
 @pytest.mark.parametrize("slots", [4096, 4097, 9000])
-def test_a_large_memory_is_searched_in_parts_as_the_reference_does(slots: int) -> None:
-    net = sam(slots=slots, k=4)
+@BOTH
+def test_a_large_memory_is_searched_in_parts_as_the_reference_does(kind: Any, slots: int) -> None:
+    net = sparse(kind, slots=slots, k=4)
     agree(net, *used(net, batch=2, time=3), FIXED)
-    projected, state = sequence(net, batch=2, time=3)
-    agree(net, projected, state, FIXED)
 
 
 @pytest.mark.parametrize("levels", [1, 2, 5, 1000])
@@ -134,8 +147,9 @@ def test_the_largest_come_in_the_order_of_torch(levels: int) -> None:
             assert torch.equal(order[:k], values.topk(k).indices), (n, k)
 
 
-def test_what_is_given_stays_as_it_was_and_backward_can_run_twice() -> None:
-    net = sam()
+@BOTH
+def test_what_is_given_stays_as_it_was_and_backward_can_run_twice(kind: Any) -> None:
+    net = sparse(kind)
     projected, state = used(net, batch=2, time=4)
     before = [t.clone() for t in (projected, *tensors(state))]
     leaf = projected.clone().requires_grad_()
@@ -143,15 +157,16 @@ def test_what_is_given_stays_as_it_was_and_backward_can_run_twice() -> None:
     twice = [torch.autograd.grad(hidden.sum() + reads.sum(), leaf, retain_graph=True)[0] for _ in range(2)]
     assert torch.equal(*twice)
     assert all(torch.equal(a, b) for a, b in zip(before, (projected, *tensors(state)), strict=True))
-    assert not after.memory.memory.requires_grad
-    assert not after.memory.flow.untyped_storage().nbytes() > 8, "the flow takes no storage"
+    assert not sam_of(after).memory.requires_grad
+    assert sam_of(after).flow.untyped_storage().nbytes() == 8, "the flow takes no storage"
     shared = {t.data_ptr() for t in tensors(state.memory) if t.numel()}
     assert not shared & {t.data_ptr() for t in tensors(after.memory) if t.numel()}
 
 
 @USAGES
-def test_a_sequence_in_parts_and_by_turns_is_the_whole(usage: str) -> None:
-    net = sam(usage=usage)
+@BOTH
+def test_a_sequence_in_parts_and_by_turns_is_the_whole(kind: Any, usage: str) -> None:
+    net = sparse(kind, usage=usage)
     projected, state = used(net, batch=2, time=9)
     found = []
     for runs in ([reference], [scan_of(net)] * 3, [scan_of(net), reference, scan_of(net)]):
@@ -168,8 +183,9 @@ def test_a_sequence_in_parts_and_by_turns_is_the_whole(usage: str) -> None:
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
-def test_gradients_run_through_a_fork() -> None:
-    net = sam()
+@BOTH
+def test_gradients_run_through_a_fork(kind: Any) -> None:
+    net = sparse(kind)
     projected, state = used(net, batch=2, time=5)
     queries, found = normal(6, 2, 24, seed=5, like=projected), []
     for run in (reference, scan_of(net)):
@@ -181,8 +197,9 @@ def test_gradients_run_through_a_fork() -> None:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
-def test_an_outdated_state_is_refused() -> None:
-    net = sam()
+@BOTH
+def test_an_outdated_state_is_refused(kind: Any) -> None:
+    net = sparse(kind)
     projected, state = used(net, batch=2, time=2)
     with torch.no_grad():
         reference(net, projected, state)
@@ -190,14 +207,15 @@ def test_an_outdated_state_is_refused() -> None:
         scan_of(net)(net, projected, state)
 
 
-def test_a_gradient_has_a_graph_and_like_the_reference_s_cannot_be_differentiated_again() -> None:
-    net = sam()
+@BOTH
+def test_a_gradient_has_a_graph_and_like_the_reference_s_cannot_be_differentiated_again(kind: Any) -> None:
+    net = sparse(kind)
     found = []
     for run in (reference, scan_of(net)):
         projected, state = used(net, batch=2, time=3)
         projected.requires_grad_()
         hidden, reads, after = run(net, projected, state)
-        loss = hidden.square().sum() + reads.sum() + after.memory.flow.sum()
+        loss = hidden.square().sum() + reads.sum() + sam_of(after).flow.sum()
         (first,) = torch.autograd.grad(loss, projected, create_graph=True)
         found.append(first)
         with pytest.raises(RuntimeError, match="once_differentiable"):
@@ -206,8 +224,9 @@ def test_a_gradient_has_a_graph_and_like_the_reference_s_cannot_be_differentiate
 
 
 @USAGES
-def test_twice_the_same_bits_and_threads_do_not_matter(usage: str) -> None:
-    net = sam(torch.float32, units=20, slots=24, width=6, reads=4, usage=usage)
+@BOTH
+def test_twice_the_same_bits_and_threads_do_not_matter(kind: Any, usage: str) -> None:
+    net = sparse(kind, torch.float32, units=20, slots=24, width=6, reads=4, usage=usage)
     given = used(net, batch=7, time=9)
     threads, found = torch.get_num_threads(), []
     try:
@@ -225,8 +244,9 @@ def test_twice_the_same_bits_and_threads_do_not_matter(usage: str) -> None:
 
 
 @pytest.mark.parametrize("room", [0, 5000])
-def test_segments_that_are_computed_again_give_the_same(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
-    net = sam()
+@BOTH
+def test_segments_that_are_computed_again_give_the_same(kind: Any, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    net = sparse(kind)
     given = used(net, batch=2, time=11)
     whole = results(scan_of(net), net, *given, FIXED)
     monkeypatch.setattr(segments, "ROOM", room)
@@ -238,8 +258,9 @@ def test_segments_that_are_computed_again_give_the_same(monkeypatch: pytest.Monk
             assert torch.equal(parts[name], value), name
 
 
-def test_without_gradients_the_same_bits() -> None:
-    net = sam()
+@BOTH
+def test_without_gradients_the_same_bits(kind: Any) -> None:
+    net = sparse(kind)
     projected, state = used(net, batch=2, time=2 * segments.FLEETING + 3)
     with_ = scan_of(net)(net, projected.clone().requires_grad_(), state)
     with torch.no_grad():
@@ -248,20 +269,38 @@ def test_without_gradients_the_same_bits() -> None:
     assert not without[0].requires_grad
 
 
-@pytest.mark.parametrize(("options", "says"), [({"search": "lsh"}, "search=lsh"), ({"k": 18, "slots": 20}, "k=18")])
-def test_what_cannot_be_taken_says_why(options: dict[str, Any], says: str) -> None:
-    net = sam(**options)
+@pytest.mark.parametrize(
+    ("kind", "options", "says"),
+    [
+        (SAM, {"search": "lsh"}, "search=lsh"), (SAM, {"k": 18, "slots": 20}, "k=18"),
+        (SDNC, {"search": "lsh"}, "search=lsh"), (SDNC, {"links": 18, "slots": 20}, "links=18"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_taken_says_why(kind: Any, options: dict[str, Any], says: str) -> None:
+    net = sparse(kind, **options)
     found = registry.find(net, "cpu")
     assert isinstance(found, registry.Scan)
     assert says in str(registry.refusal(found, net, *sequence(net, 1, 1)))
-    assert registry.refusal(found, sam(), *sequence(sam(), 1, 1)) is None
+    assert registry.refusal(found, sparse(kind), *sequence(sparse(kind), 1, 1)) is None
 
 
-def test_the_trace_does_not_grow_with_the_slots() -> None:
+@BOTH
+def test_the_trace_does_not_grow_with_the_slots(kind: Any) -> None:
     kept = []
     for slots in (32, 4096):
-        net = sam(slots=slots)
+        net = sparse(kind, slots=slots)
         projected, state = sequence(net, batch=2, time=10)
         hidden, _, _ = scan_of(net)(net, projected.requires_grad_(), state)
         kept.append(sum(part.nbytes for part in hidden.grad_fn.trace))  # type: ignore[union-attr]
     assert kept[0] == kept[1]
+
+
+def test_a_large_memory_is_not_copied_to_save_a_small_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "ROOM", 0)
+    starts = {}
+    for slots in (9, 4096):
+        net = sparse(slots=slots)
+        projected, state = sequence(net, batch=2, time=11)
+        hidden, _, _ = scan_of(net)(net, projected.requires_grad_(), state)
+        starts[slots] = len(hidden.grad_fn.starts)  # type: ignore[union-attr]
+    assert starts == {9: 3, 4096: 0}

@@ -1,6 +1,7 @@
 """SAM with exact search behind an LSTM on the CPU, a whole sequence in one call: `mann.kernels.numba_sam` as a scan.
 
-The given state is left as it was, buffers and clock: the scan works on one copy of them a sequence.
+The given state is left as it was, buffers and clock: the scan works on one copy of them a sequence, and nothing is to
+be rolled back. What is kept for the way back does not grow with the slots; see the README here.
 """
 
 from __future__ import annotations
@@ -75,8 +76,9 @@ def scanned(kind: Kind, learner: MemoryLearner, projected: Tensor, state: State)
     """As `mann.learner.reference`."""
     controller: Any = learner.controller
     parameters = (controller.recurrent, learner.interface.weight, learner.interface.bias)
-    tensors = (projected, *parameters, state.read, *state.controller, *kind.pack(state.memory))
-    plan = _plan(kind, learner)
+    memory = kind.pack(state.memory)
+    tensors = (projected, *parameters, state.read, *state.controller, *memory)
+    plan = _plan(kind, learner, sum(part.nbytes for part in memory) // len(projected))
     wanted = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     hidden, reads, *carry = Sequence.apply(plan, 0, *tensors) if wanted else run(plan, 0, tensors, False)[0]
     return hidden, reads, _state(kind, carry, state.memory, projected.shape[1])
@@ -87,7 +89,7 @@ def _state(kind: Kind, carry: Any, like: Any, steps: int) -> State:
     return State(LSTMState(hidden, cell), read, kind.unpack(tuple(memory), like, steps))
 
 
-def _plan(kind: Kind, learner: MemoryLearner) -> Plan:
+def _plan(kind: Kind, learner: MemoryLearner, held: int) -> Plan:
     memory: Any = learner.memory
     controller: Any = learner.controller
     o, feed = memory.options, learner.feed_read
@@ -126,7 +128,7 @@ def _plan(kind: Kind, learner: MemoryLearner) -> Plan:
     rules = Rules(dense=o.usage == "u1", part=PART, feed=feed)
     return Plan(
         kind.forward, kind.backward, weights, rules, kind.carry, trace, lambda own_grad, own: (), (memory.read_size, 0),
-        plain,
+        plain, held,
     )  # fmt: skip
 
 

@@ -43,9 +43,9 @@ LINKED = Kind(forward, backward, Carry, Trace, _shapes, _pack, _unpack)
 
 
 def _unsuited(learner: MemoryLearner) -> str | None:
-    links: Any = learner.memory.options.links
-    if links > MOST:
-        return f"it keeps up to {MOST} links a slot, and the memory is asked for links={links}"
+    o: Any = learner.memory.options
+    if o.links > MOST:
+        return f"it keeps up to {MOST} links a slot, and the memory is asked for links={o.links}"
     return cpu_sam.unsuited(learner)
 
 

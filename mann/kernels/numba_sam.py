@@ -115,8 +115,8 @@ class Scratch(NamedTuple):
 
 @jit
 def scratch_for(like, heads, k, slots, part):
-    """accessed: places that a step accesses at most: read before, written, read."""
-    kind, accessed = like.dtype, 2 * heads * k + 1
+    """Scratch for a memory of such sizes."""
+    kind, accessed = like.dtype, 2 * heads * k + 1  # places that a step names: read before, least recent, read
     searched = slots + (slots // part + 1) * k
     return Scratch(
         np.empty(accessed, np.int64),

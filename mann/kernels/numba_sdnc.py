@@ -94,7 +94,11 @@ def forward(weights, rules, first, steps, carry, trace, projected, hidden, reads
     scratch = scratch_for(projected, heads, k, slots, rules.part)
     lists = lists_for(projected, heads, k, slots, carry.before.shape[2])
     inverse = np.empty((rows, slots), projected.dtype)
-    close, found, amounts = np.empty((heads, k), np.int64), np.empty((2, k), np.int64), np.empty((2, k), projected.dtype)
+    close, found, amounts = (
+        np.empty((heads, k), np.int64),
+        np.empty((2, k), np.int64),
+        np.empty((2, k), projected.dtype),
+    )
     mixed, kept = np.empty(3 * k, projected.dtype), np.empty(3 * k, projected.dtype)
     begin(carry, trace, inverse)
     for t in range(steps):
@@ -179,7 +183,11 @@ def backward(
     sums = np.empty((rows, 1, weights.interface_t.shape[1]), kind)
     inputs_grad = np.empty((rows, 1, weights.recurrent_t.shape[1]), kind)
     mixed, kept, mixed_grad = np.empty(3 * k, kind), np.empty(3 * k, kind), np.empty(3 * k, kind)
-    ways_grad, rows_grad, followed_grad = np.empty((3, k), kind), np.empty((3 * k, width), kind), np.empty((heads, k), kind)
+    ways_grad, rows_grad, followed_grad = (
+        np.empty((3, k), kind),
+        np.empty((3 * k, width), kind),
+        np.empty((heads, k), kind),
+    )
     for t in range(steps - 1, -1, -1):
         now = first + t
         for b in range(rows):

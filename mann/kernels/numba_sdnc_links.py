@@ -1,7 +1,7 @@
 """The temporal links of `mann.sdnc.SDNC` for one row and step, for numba. They have no gradient.
 
-before, strength: N's rows, [slots, links] (strength has a row more, which is left alone); after: P. Everything is called
-as in `mann.sdnc`, and done in its order, for what is kept of a list depends on where in it equal numbers stand.
+before, strength: N's rows, [slots, links] (strength has a row more, which is left alone); after: P. Everything is
+called as in `mann.sdnc`, and done in its order, for what is kept of a list depends on where in it equal numbers stand.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Lists(NamedTuple):
 
 @jit
 def lists_for(like, heads, k, slots, links):
+    """Lists for a memory of such sizes."""
     kind, places = like.dtype, heads * k + 1
     longest = max(k * links, 2 * links, links + places, 3 * k)
     return Lists(

@@ -52,13 +52,16 @@ class Plan:
     """Width of a read, and of own_grad."""
     reference: Callable[..., tuple[Tensor, ...]]
     """What `Sequence.apply` does, from the same tensors, by the plain path."""
+    held: int = 0
+    """Bytes of a row's carry, where it is larger than the trace of a step."""
 
     def segment(self, rows: int, steps: int, keep: bool) -> int:
         """How many steps to go before the trace is dropped, or kept."""
         if not keep:
             return min(steps, FLEETING)
-        size = sum(array.nbytes for array in self.trace(1, 1))
-        return steps if rows * steps * size <= ROOM else math.isqrt(steps - 1) + 1
+        size, length = sum(array.nbytes for array in self.trace(1, 1)), math.isqrt(steps - 1) + 1
+        whole = rows * steps * size <= ROOM or steps * size <= length * (size + self.held)
+        return steps if whole else length
 
 
 class Sequence(torch.autograd.Function):
