@@ -61,18 +61,19 @@ def results(
     """
     leaves = {"projected": projected.detach().clone().requires_grad_()}
 
-    def leaf(name: str, tensor: Tensor) -> Tensor:
-        leaves[name] = tensor.detach().clone().requires_grad_(name not in fixed)
+    def leaf(name: str, part: Any) -> Any:
+        if not isinstance(part, Tensor):
+            return type(part)(*(leaf(f"{name}.{n}", t) for n, t in part._asdict().items()))
+        leaves[name] = part.detach().clone().requires_grad_(name.removeprefix("before.memory.") not in fixed)
         return leaves[name]
 
-    controller = type(state.controller)(*(leaf(f"before {n}", t) for n, t in state.controller._asdict().items()))
-    memory = type(state.memory)(*(leaf(n, t) for n, t in state.memory._asdict().items()))
-    given = State(controller, leaf("before read", state.read), memory)
+    given = leaf("before", state)
+    names = [n.replace("before", "after") for n in leaves if n != "projected"]
     hidden, reads, after = run(net, leaves["projected"], given)
-    names = [*controller._fields, "read", *memory._fields]
     outputs = {"hidden": hidden, "reads": reads}
     if last:
-        outputs |= {f"after {n}": t for n, t in zip(names, tensors(after), strict=True)}
+        outputs |= dict(zip(names, tensors(after), strict=True))
+    values = {n: t.detach().clone() for n, t in outputs.items()}  # a way back may change buffers
     parts = ("controller", "interface", "memory")
     inputs = {n: t for n, t in leaves.items() if t.requires_grad} | {
         f"{part}.{n}": p for part in parts for n, p in getattr(net, part).named_parameters() if "input" not in n
@@ -82,7 +83,7 @@ def results(
     found = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True)
     gradients = {f"gradient of {n}": torch.zeros_like(t) if g is None else g
                  for (n, t), g in zip(inputs.items(), found, strict=True)}  # fmt: skip
-    return {n: t.detach() for n, t in outputs.items()} | gradients
+    return values | gradients
 
 
 def agree(

@@ -132,7 +132,8 @@ def refusal(found: Scan, learner: MemoryLearner, projected: Tensor, state: State
     if torch.is_autocast_enabled(projected.device.type):
         return "autocast is on"
     tensors = [projected, *_tensors(state), *(p for part in parts for p in part.parameters())]
-    if any(t.dtype != projected.dtype or t.device != projected.device for t in tensors):
+    # Places and clocks are whole numbers, whatever the type of the rest.
+    if any((t.is_floating_point() and t.dtype != projected.dtype) or t.device != projected.device for t in tensors):
         return "its tensors are of several types or on several devices"
     if projected.dtype not in found.dtypes:
         return _wrong_type(projected.dtype)

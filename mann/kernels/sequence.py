@@ -63,13 +63,17 @@ class Plan:
     """What `Sequence.apply` does, from the same tensors, by the plain path."""
     fixed: tuple[str, ...] = ()
     """Of the carry, what has no gradient."""
+    held: int = 0
+    """Bytes of a row's carry, where it is larger than the trace of a step."""
 
     def segment(self, rows: int, steps: int, keep: bool) -> int:
         """How many steps to go before the trace is dropped, or kept."""
         if not keep:
             return min(steps, FLEETING)
-        size = sum(array.nbytes for array in self.trace(1, steps))
-        return steps if rows * size <= ROOM else math.isqrt(steps - 1) + 1
+        size, length = sum(array.nbytes for array in self.trace(1, steps)), math.isqrt(steps - 1) + 1
+        part = sum(array.nbytes for array in self.trace(1, length))
+        whole = rows * size <= ROOM or size <= part + length * self.held
+        return steps if whole else length
 
 
 class Sequence(torch.autograd.Function):
