@@ -10,6 +10,9 @@ paired: they were measured on the same test episodes. What is noise:
 - two seeds with other ids, or other seeds on either side: the t interval over seeds, paired or Welch's;
 - one seed with another id: it cannot be told.
 
+A number is beyond noise where the p-value of that interval's test is, by Holm's rule over all numbers that moved: by
+chance alone, one comparison in twenty says of anything that it is better or worse, however many numbers it has.
+
 Times are not compared. Records of uncommitted code are: they are what one wants to check.
 """
 
@@ -21,7 +24,7 @@ import subprocess
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -43,6 +46,7 @@ ROUNDING = 1e-5
 """Share of a number below which a difference is single precision in another order; one answer of 10,000 is more."""
 SEEDS = 3
 """From so many common seeds on, seeds decide."""
+LEVEL = 0.05
 ROWS = 100
 
 
@@ -76,6 +80,8 @@ class Difference:
     change: float
     half_width: float
     """Half its 95 % interval; NaN where there is none."""
+    p: float
+    """Of no difference, before Holm's rule; NaN where there is no interval."""
     basis: str
     """What the interval is over."""
     verdict: str
@@ -92,7 +98,14 @@ class Difference:
 def compare(old: Iterable[Record], new: Iterable[Record]) -> list[Difference]:
     """All numbers that both have, of the newest version of each method and task in either."""
     before, after = _numbers(old), _numbers(new)
-    return [_difference(key, before[key], after[key]) for key in sorted(before.keys() & after.keys())]
+    found = [_difference(key, before[key], after[key]) for key in sorted(before.keys() & after.keys())]
+    tested = sorted((each.p, i) for i, each in enumerate(found) if each.verdict in (BETTER, WORSE))
+    beyond = True
+    for rank, (p, i) in enumerate(tested):
+        beyond = beyond and p <= LEVEL / (len(tested) - rank)
+        if not beyond:
+            found[i] = replace(found[i], verdict=NOISE)
+    return found
 
 
 def _numbers(found: Iterable[Record]) -> dict[Key, dict[int, Score]]:
@@ -137,10 +150,9 @@ def _difference(key: Key, old: Mapping[int, Score], new: Mapping[int, Score]) ->
     first = next(iter(new.values())).record
     method, task = views.names(first.spec)
     before, after = (_known(scores, old.keys() & new.keys()) for scores in (old, new))
-    change, half, basis, verdict = _judged(before, after, bool(first.result["higher_is_better"]))
+    test, verdict = _judged(before, after, bool(first.result["higher_is_better"]))
     at = ", ".join(filter(None, (key.evaluation, key.place)))
-    return Difference(task, method, at, first.result["metric"], _mean(before), _mean(after), change, half, basis,
-                      verdict)  # fmt: skip
+    return Difference(task, method, at, first.result["metric"], _mean(before), _mean(after), *test, verdict)
 
 
 def _known(scores: Mapping[int, Score], common: Iterable[int]) -> dict[int, Score]:
@@ -148,63 +160,77 @@ def _known(scores: Mapping[int, Score], common: Iterable[int]) -> dict[int, Scor
     return {seed: scores[seed] for seed in sorted(set(common) or scores)}
 
 
-def _judged(
-    old: Mapping[int, Score], new: Mapping[int, Score], higher_is_better: bool
-) -> tuple[float, float, str, str]:
-    """Change, half its interval, what that is over, and the verdict."""
+class Tested(NamedTuple):
+    """Change, half its interval, p, and what these are over."""
+
+    change: float
+    half_width: float
+    p: float
+    basis: str
+
+
+def _judged(old: Mapping[int, Score], new: Mapping[int, Score], higher_is_better: bool) -> tuple[Tested, str]:
+    """The test of a number, and the verdict before Holm's rule."""
     failed = [{seed for seed, score in scores.items() if score.value is None} for scores in (old, new)]
     paired = old.keys() == new.keys()
+    basis = _count(len(old)) if paired else f"{len(old)} and {len(new)} other seeds"
     if failed[0] != failed[1] and (paired or not all(failed)):
-        return math.nan, math.nan, _seeds(old, new), LOST if failed[1] - failed[0] else WON
-    if not paired:
-        values = [[s.value for s in scores.values() if s.value is not None] for scores in (old, new)]
-        change, half, basis = *_welch(*values), _seeds(old, new)
-    else:
-        pairs = [(old[s], new[s]) for s in old if old[s].value is not None and new[s].value is not None]
-        change, half, basis = _paired(pairs)
-        if all(_close(a.value, b.value) for a, b in pairs):
-            return change, half, basis, SAME
-    if math.isnan(half):
-        return change, half, basis, UNKNOWN
-    beyond = BETTER if (change > 0) == higher_is_better else WORSE
-    return change, half, basis, beyond if abs(change) > half else NOISE
+        return Tested(math.nan, math.nan, math.nan, basis), LOST if failed[1] - failed[0] else WON
+    pairs = [(old[s], new[s]) for s in old if paired and s not in failed[0]]
+    if paired and all(_close(a.value, b.value) for a, b in pairs):
+        return Tested(_mean(new) - _mean(old), math.nan, math.nan, basis), SAME
+    test = _paired(pairs) if paired else _welch(_values(old), _values(new), basis)
+    verdict = UNKNOWN if math.isnan(test.p) else BETTER if (test.change > 0) == higher_is_better else WORSE
+    return test, verdict
 
 
-def _paired(pairs: Sequence[tuple[Score, Score]]) -> tuple[float, float, str]:
-    """Mean of paired differences, half its interval, and what it is over."""
-    each = [new.value - old.value for old, new in pairs if old.value is not None and new.value is not None]
-    change = float(np.mean(each)) if each else math.nan
+def _paired(pairs: Sequence[tuple[Score, Score]]) -> Tested:
+    """Student's t over seeds, or over the episodes of few seeds."""
+    each = [_value(new) - _value(old) for old, new in pairs]
     repeated = all(
         old.record.id == new.record.id and 1 < len(old.per_episode) == len(new.per_episode) for old, new in pairs
     )
-    if 0 < len(pairs) < SEEDS and repeated:
-        episodes = np.concatenate([np.subtract(new.per_episode, old.per_episode) for old, new in pairs])
-        return change, t_half_width(episodes.tolist()), f"{len(episodes)} episodes, {_count(len(pairs))}"
-    return change, t_half_width(each), _count(len(pairs))
+    change, basis = float(np.mean(each)), _count(len(pairs))
+    if len(pairs) < SEEDS and repeated:
+        each = np.concatenate([np.subtract(new.per_episode, old.per_episode) for old, new in pairs]).tolist()
+        basis = f"{len(each)} episodes, {basis}"
+    return Tested(change, t_half_width(each), _p(change, t_half_width(each), len(each) - 1), basis)
 
 
-def _welch(old: Sequence[float], new: Sequence[float]) -> tuple[float, float]:
-    """Difference of the means of other seeds, and half its interval."""
+def _p(change: float, half_width: float, freedom: int) -> float:
+    """The two-sided p-value of a change whose interval is that wide."""
+    if half_width == 0:
+        return float(change == 0)
+    return float(2 * stats.t.sf(abs(change) / half_width * stats.t.ppf(0.975, freedom), freedom))
+
+
+def _welch(old: Sequence[float], new: Sequence[float], basis: str) -> Tested:
+    """Welch's t of seeds that are not the same."""
     change = float(np.mean(new) - np.mean(old)) if old and new else math.nan
     if min(len(old), len(new)) < 2:
-        return change, math.nan
+        return Tested(change, math.nan, math.nan, basis)
     if min(old) == max(old) and min(new) == max(new):  # what scipy divides by zero for
-        return change, 0.0
-    low, high = stats.ttest_ind(new, old, equal_var=False).confidence_interval(0.95)
-    return change, float(high - low) / 2
+        return Tested(change, 0.0, _p(change, 0.0, 1), basis)
+    test = stats.ttest_ind(new, old, equal_var=False)
+    low, high = test.confidence_interval(0.95)
+    return Tested(change, float(high - low) / 2, float(test.pvalue), basis)
+
+
+def _value(score: Score) -> float:
+    return math.nan if score.value is None else score.value
 
 
 def _close(a: float | None, b: float | None) -> bool:
     return a == b or (a is not None and b is not None and abs(a - b) <= ROUNDING * max(abs(a), abs(b)))
 
 
+def _values(scores: Mapping[int, Score]) -> list[float]:
+    return [_value(score) for score in scores.values() if score.value is not None]
+
+
 def _mean(scores: Mapping[int, Score]) -> float:
-    values = [s.value for s in scores.values() if s.value is not None]
+    values = _values(scores)
     return float(np.mean(values)) if values else math.nan
-
-
-def _seeds(old: Mapping[int, Score], new: Mapping[int, Score]) -> str:
-    return _count(len(old)) if old.keys() == new.keys() else f"{len(old)} and {len(new)} other seeds"
 
 
 def _count(n: int) -> str:
@@ -293,8 +319,10 @@ def run(old: str, new: str, results: Path, as_json: bool) -> tuple[int, dict[str
     ids = [{record.id for record in store} for store in stores]
     out.print(f"{len(ids[0] & ids[1])} cells are in both, {len(ids[0] - ids[1])} in the old store alone, "
               f"{len(ids[1] - ids[0])} in the new alone")  # fmt: skip
-    if counts[NOISE] and any(each.moved for each in found):
-        out.print("Intervals are at 95 %: of numbers that moved by chance, one in twenty lies beyond noise.")
+    if tested := sum(counts[kind] for kind in (BETTER, WORSE, NOISE)):
+        out.print(
+            f"Intervals are at 95 % each; verdicts are at 95 % for all {tested} numbers that moved together (Holm)"
+        )
     told = {
         "moved": sum(each.moved for each in found), "counts": dict(counts),
         "differences": [_plain(each) for each in found if each.verdict != SAME],

@@ -65,7 +65,7 @@ def test_swapping_turns_better_into_worse(pairs: list[tuple[float, float]]) -> N
     old, new = (seeds(means) for means in zip(*pairs, strict=True))
     one, two = only(old, new), only(new, old)
     assert one.change == pytest.approx(-two.change)
-    assert one.half_width == pytest.approx(two.half_width)
+    assert one.half_width == pytest.approx(two.half_width, nan_ok=True)
     assert {one.verdict: two.verdict} in ({BETTER: WORSE}, {WORSE: BETTER}, {NOISE: NOISE}, {SAME: SAME})
 
 
@@ -80,6 +80,35 @@ def test_alarms_without_a_cause_are_one_in_twenty() -> None:
         old, new = (seeds(rng.normal(0.8, 0.02, 5).tolist()) for _ in range(2))
         alarms += only(old, new).moved
     assert stats.binomtest(alarms, trials, 0.05).pvalue > 0.01, alarms / trials
+
+
+def online(means: np.ndarray[Any, Any]) -> list[Record]:
+    """Records with a row of accuracies by instance each, a seed a row."""
+    cells = [spec("mann", "omniglot-online", seed, fields={}) for seed in range(len(means))]
+    return [Record(**record(c, evaluation(c, [0.8], by_instance=by_instance(row.tolist()))))
+            for c, row in zip(cells, means, strict=True)]  # fmt: skip
+
+
+def test_alarms_are_one_in_twenty_however_many_numbers_there_are() -> None:
+    rng, alarms, trials = np.random.default_rng(3), 0, 300
+    for _ in range(trials):
+        old, new = (online(rng.normal(0.6, 0.05, (4, 10))) for _ in range(2))
+        alarms += any(each.moved for each in compare(old, new))
+    assert stats.binomtest(alarms, trials, 0.05).pvalue > 0.01, alarms / trials
+
+
+def test_holms_rule_is_over_what_moved() -> None:
+    """Ten instances, of which the first k moved clearly and others by chance; the rule by its definition."""
+    rng = np.random.default_rng(4)
+    base = rng.normal(0.6, 0.02, (5, 10))
+    for clear in (0, 1, 4, 10):
+        moved = base + rng.normal(0, 0.02, base.shape) - np.where(np.arange(10) < clear, 0.2, 0)
+        found = {each.at: each for each in compare(online(base), online(moved))}
+        ps = [stats.ttest_rel(moved[:, k], base[:, k]).pvalue for k in range(10)]
+        assert [found[f"instance {k + 1}"].p for k in range(10)] == pytest.approx(ps)
+        adjusted = np.maximum.accumulate(np.sort(ps) * np.arange(10, 0, -1))[np.argsort(np.argsort(ps))]
+        assert [found[f"instance {k + 1}"].moved for k in range(10)] == [p <= 0.05 for p in adjusted]
+        assert found[""].verdict == SAME, "what did not move is in no family"
 
 
 def changed_episodes(base: Record, change: Sequence[float]) -> Record:
