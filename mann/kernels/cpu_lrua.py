@@ -7,35 +7,22 @@ hidden) and the interface; with the paper's sizes and 200 units 8,000 numbers, 3
 
 from __future__ import annotations
 
-from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call
-from torch.nn import functional as F
 
 from mann.controllers import LSTMController, LSTMState
 from mann.kernels.numba_lrua import Carry, Rules, Trace, Weights, backward, forward
 from mann.kernels.registry import scan
-from mann.kernels.sequence import Plan, Sequence, padded, run
-from mann.learner import MemoryLearner, State, reference
+from mann.kernels.sequence import Plan, apply, linear, plain, try_out
+from mann.learner import MemoryLearner, State
 from mann.lrua import EPSILON, LRUA, LRUAState
 
 
-@torch.enable_grad()
 def _compile(dtype: torch.dtype) -> None:
-    """Run the smallest memory there is, forward and back."""
-    made = torch.zeros(1, 1, 4, dtype=dtype, requires_grad=True)
-    memory, controller = LRUA(slots=1, width=1, heads=1).to(dtype), LSTMController(1, 1, 1).to(dtype)
-    learner: Any = SimpleNamespace(
-        memory=memory, controller=controller, interface=torch.nn.Linear(1, 1, dtype=dtype), feed_read=True
-    )
-    state = State(controller.initial_state(1, made), made.detach()[:, 0, :1], memory.initial_state(1, made))
-    hidden, _, _ = lrua(learner, made, state)
-    hidden.sum().backward()
+    try_out(LRUA(slots=1, width=1, heads=1), lrua, dtype)
 
 
 @scan(LRUA, LSTMController, compile=_compile)
@@ -47,9 +34,7 @@ def lrua(learner: MemoryLearner, projected: Tensor, state: State) -> tuple[Tenso
     parameters = (controller.recurrent, learner.interface.weight, learner.interface.bias, *own)
     usage = state.memory.usage
     tensors = (projected, *parameters, *_carried(state._replace(memory=state.memory._replace(usage=usage.detach()))))
-    wanted = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    plan = _plan(learner, memory, controller)
-    out = Sequence.apply(plan, len(own), *tensors) if wanted else run(plan, len(own), tensors, False)[0]
+    out = apply(_plan(learner, memory, controller), tensors, len(own))
     after = _state(out[2:])
     if usage.requires_grad:  # no choice of a slot passes a gradient on, so usage has only that of its own decay
         own_past = memory.options.decay ** projected.shape[1] * (usage - usage.detach())
@@ -92,11 +77,7 @@ def _plan(learner: MemoryLearner, memory: LRUA, controller: LSTMController) -> P
 
     def weights(recurrent: Tensor, weight: Tensor, bias: Tensor, *alpha: Tensor) -> Weights:
         return Weights(
-            recurrent.detach().contiguous().numpy(),
-            padded(recurrent),
-            weight.detach().T.contiguous().numpy(),
-            padded(weight.T),
-            bias.detach().contiguous().numpy(),
+            *linear(recurrent, weight, bias),
             (alpha[0].detach().sigmoid().view(1) if alpha else bias.new_zeros(1)).numpy(),
             np.array([o.decay], dtype),
             np.array([EPSILON], dtype),
@@ -105,16 +86,6 @@ def _plan(learner: MemoryLearner, memory: LRUA, controller: LSTMController) -> P
     def own(opened_grad: Tensor, alpha: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(opened_grad.sum() * a.sigmoid() * (1 - a.sigmoid()) for a in alpha)
 
-    def plain(*tensors: Tensor) -> tuple[Tensor, ...]:
-        count = len(tensors) - len(Carry._fields)
-        projected, recurrent, weight, bias, *alpha = tensors[:count]
-        same: Any = SimpleNamespace(
-            controller=lambda *step: functional_call(controller, {"recurrent": recurrent}, step),
-            interface=partial(F.linear, weight=weight, bias=bias),
-            memory=lambda *step: functional_call(memory, dict(zip(("alpha",), alpha, strict=False)), step),
-            feed_read=rules.feed,
-        )
-        hidden, reads, state = reference(same, projected, _state(tensors[count:]))
-        return hidden, reads, *_carried(state)
-
-    return Plan(forward, backward, weights, rules, Carry, trace, own, (memory.read_size, o.heads), plain)
+    names = () if memory.alpha is None else ("alpha",)
+    again = plain(learner, names, _state, _carried)
+    return Plan(forward, backward, weights, rules, Carry, trace, own, (memory.read_size, o.heads), again)

@@ -1,7 +1,4 @@
-"""A whole sequence of `mann.lrua.LRUA` behind an LSTM controller, and its gradient, for numba.
-
-Step by step, all rows together: the controller's products are then of matrices, and each weight is fetched once.
-"""
+"""A whole sequence of `mann.lrua.LRUA` behind an LSTM controller, and its gradient, for numba."""
 
 from __future__ import annotations
 
@@ -10,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mann.kernels.numba_lrua_steps import find_least, read, read_backward, write, write_backward, write_weights
-from mann.kernels.numba_lstm import lstm, lstm_backward
-from mann.kernels.numba_math import jit, kernel, one, product, sigmoid_, tanh_, zero
+from mann.kernels.numba_lstm import begin, controller, controller_backward, end
+from mann.kernels.numba_math import copy, jit, kernel, one, sigmoid_, tanh_, zero
 
 Array = Any
 """A contiguous numpy array of float32 or float64; all of one call have the same type."""
@@ -136,7 +133,7 @@ def _open(emitted, rules, gate, opened):
     """σ(α) of each head."""
     heads = len(opened)
     if rules.gated:
-        opened[:] = emitted[len(emitted) - heads :]
+        copy(emitted[len(emitted) - heads :], opened)
     else:
         opened[:] = gate[0]
 
@@ -147,26 +144,15 @@ def forward(weights, rules, first, steps, carry, trace, projected, hidden, reads
 
     projected, hidden, reads: [rows, time, …] of the whole sequence.
     """
-    rows, read_size = carry.read.shape
+    rows = len(carry.read)
     _, width, slots = carry.memory.shape
     heads = carry.weights.shape[1]
     scratch = _scratch(projected, heads, width, slots)
     vectors = len(weights.bias) - (heads if rules.gated else 0)
     epsilon, decay = weights.epsilon[0], weights.decay[0]
-    for b in range(rows):
-        trace.cells[b, 0] = carry.cell[b]
-        trace.memory[b, 0] = carry.memory[b]
-        trace.weights[b, 0] = carry.weights[b]
+    begin(carry, trace)
     for t in range(steps):
-        for b in range(rows):
-            trace.inputs[b, t, :read_size] = carry.read[b]
-            trace.inputs[b, t, read_size:] = carry.hidden[b]
-            trace.gates[b, t] = projected[b, first + t]
-        product(trace.inputs, t, weights.recurrent, trace.gates, t)
-        for b in range(rows):
-            lstm(trace.gates[b, t], trace.cells[b, t], trace.cells[b, t + 1], hidden[b, first + t])
-            trace.emitted[b, t] = weights.bias
-        product(hidden, first + t, weights.interface, trace.emitted, t)
+        controller(weights, carry, trace, t, projected, hidden, first + t)
         for b in range(rows):
             emitted, least, usage = trace.emitted[b, t], trace.least[b, t], carry.usage[b]
             tanh_(emitted[:vectors])
@@ -186,13 +172,9 @@ def forward(weights, rules, first, steps, carry, trace, projected, hidden, reads
                     scratch.touched[i] += weight[i] + written[i]
             for i in range(slots):
                 usage[i] = decay * usage[i] + scratch.touched[i]
-            carry.hidden[b] = hidden[b, first + t]
             if rules.feed:
-                carry.read[b] = reads[b, first + t]
-    for b in range(rows):
-        carry.cell[b] = trace.cells[b, steps]
-        carry.memory[b] = trace.memory[b, steps]
-        carry.weights[b] = trace.weights[b, steps]
+                copy(reads[b, first + t], carry.read[b])
+    end(carry, trace, steps)
 
 
 @jit
@@ -223,13 +205,11 @@ def backward(
     hidden_grad, reads_grad: given; the second is changed. projected_grad, emitted_grad (of the interface
     before tanh and σ) and opened_grad (of σ(α), [rows, time, heads]): set. All are of the whole sequence.
     """
-    rows, read_size = grad.read.shape
+    rows = len(grad.read)
     _, width, slots = grad.memory.shape
     heads = grad.weights.shape[1]
     scratch = _scratch(hidden_grad, heads, width, slots)
     size, epsilon = heads * width, weights.epsilon[0]
-    hidden_sums = np.zeros((rows, 1, weights.interface_t.shape[1]), hidden_grad.dtype)
-    inputs_grad = np.empty((rows, 1, weights.recurrent_t.shape[1]), hidden_grad.dtype)
     for t in range(steps - 1, -1, -1):
         now = first + t
         for b in range(rows):
@@ -255,21 +235,7 @@ def backward(
                         memory_grad, least, rules.erased, rules.shared, scratch.opened, values, scratch.written,
                         trace.weights[b, t], scratch.weights_grad, values_grad, scratch.opened_grad,
                     )  # fmt: skip
-            grad.weights[b] = scratch.weights_grad
-            opened_grad[b, now] = scratch.opened_grad
+            copy(scratch.weights_grad, grad.weights[b])
+            copy(scratch.opened_grad, opened_grad[b, now])
             squash_backward(emitted, keys_grad.reshape(size), values_grad.reshape(size), scratch, rules, emitted_back)
-            for j in range(len(grad.hidden[b])):
-                hidden_sums[b, 0, j] = hidden_grad[b, now, j] + grad.hidden[b, j]
-        product(emitted_grad, now, weights.interface_t, hidden_sums, 0)
-        for b in range(rows):
-            lstm_backward(trace.gates[b, t], trace.cells[b, t], trace.cells[b, t + 1], hidden_sums[b, 0],
-                          grad.cell[b], projected_grad[b, now])  # fmt: skip
-        inputs_grad[:] = zero(inputs_grad)
-        product(projected_grad, now, weights.recurrent_t, inputs_grad, 0)
-        for b in range(rows):
-            grad.hidden[b] = inputs_grad[b, 0, read_size : read_size + len(grad.hidden[b])]
-            for i in range(read_size):
-                if rules.feed:
-                    grad.read[b, i] = inputs_grad[b, 0, i]
-                else:
-                    grad.read[b, i] += inputs_grad[b, 0, i]
+        controller_backward(weights, rules.feed, grad, trace, t, hidden_grad, projected_grad, emitted_grad, now)

@@ -22,18 +22,27 @@ from numba.extending import overload
 
 CONFIG: Any = numba.config
 FLAGS: Any = {"nogil": True, "error_model": "numpy"}
+INNER = FLAGS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""Of functions that compiled code alone calls."""
+FIRST = np.int64(0)
+"""A plain 0 would have a type of its own, and what is called with it be compiled once more."""
 IN_ORDER = {"contract"}
 ANY_ORDER = {"contract", "reassoc", "nsz"}
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile on the first call. Callers that are compiled themselves take it in."""
-    return numba.njit(fastmath=IN_ORDER, **FLAGS)(function)
+    return numba.njit(fastmath=IN_ORDER, **INNER)(function)
 
 
 def summing(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same for a function whose sums may be taken in any order."""
-    return numba.njit(fastmath=ANY_ORDER, **FLAGS)(function)
+    return numba.njit(fastmath=ANY_ORDER, **INNER)(function)
+
+
+def choosing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a function that compares numbers, none of which is NaN."""
+    return numba.njit(fastmath=ANY_ORDER | {"nnan"}, **INNER)(function)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -74,22 +83,32 @@ def hyperbolic(x: float) -> float:
     raise NotImplementedError
 
 
-def _make(real: type, whole: type, mantissa: int, bias: int, terms: int, high: float, low: float) -> tuple[Any, Any]:
-    """Exponential and hyperbolic tangent for one type.
+def logarithm(x: float) -> float:
+    """ln x of a positive normal number, infinity or NaN; for compiled code."""
+    raise NotImplementedError
+
+
+def _make(
+    real: type, whole: type, mantissa: int, bias: int, terms: tuple[int, int], high: float, low: float
+) -> tuple[Any, Any, Any]:
+    """Exponential, hyperbolic tangent and logarithm for one type. terms: of the series of the first and of the last.
 
     e^x = 2^n e^r with |r| ≤ ln 2 / 2: e^r - 1 by its series, 2^n by writing n into the exponent's bits. n is rounded by
     adding a number so large that nothing behind the point is left. ln 2 is split in `high`, whose product with any n is
     exact, and `low`.
+
+    ln x = n ln 2 + ln m with m from √½ to √2, cut out of x's bits; ln m = 2 artanh((m - 1) / (m + 1)), by its series.
     """
     # All are of the one type: the compiler takes them in as constants.
     rounding = real(1.5 * 2**mantissa)
     zero_bits = whole(np.array(rounding).view(whole) - bias)
     per, high, low, one, two = real(1 / math.log(2)), real(high), real(low), real(1), real(2)
     smallest, largest, enough = real(-math.log(2) * bias), real(math.log(2) * (bias + 1)), real(40)
-    coefficients = tuple(real(1 / math.factorial(k)) for k in range(terms, 0, -1))
-    shift = whole(mantissa)
+    coefficients = tuple(real(1 / math.factorial(k)) for k in range(terms[0], 0, -1))
+    odd = tuple(real(2 / (2 * k + 1)) for k in range(terms[1], -1, -1))
+    shift, infinity, root = whole(mantissa), real(math.inf), whole(np.array(math.sqrt(0.5), real).view(whole))
 
-    @numba.njit(fastmath=IN_ORDER, **FLAGS)
+    @numba.njit(fastmath=IN_ORDER, **INNER)
     def parts(x: Any) -> Any:
         """e^r - 1, 2^n."""
         shifted = real(x * per + rounding)
@@ -114,11 +133,22 @@ def _make(real: type, whole: type, mantissa: int, bias: int, terms: int, high: f
         less = p * power + (power - one)
         return less / (less + two)
 
-    return exponential, hyperbolic
+    def logarithm(x: Any) -> Any:
+        bits = real(x).view(whole)
+        n = whole(whole(bits - root) >> shift)
+        m = whole(bits - whole(n << shift)).view(real)
+        t = (m - one) / (m + one)
+        square = t * t
+        p = odd[0]
+        for c in odd[1:]:
+            p = p * square + c
+        return real(n) * high + (real(n) * low + t * p) if x < infinity else x
+
+    return exponential, hyperbolic, logarithm
 
 
-_SINGLE = _make(np.float32, np.int32, 23, 127, 8, 0.693145751953125, 1.428606765330187e-06)
-_DOUBLE = _make(np.float64, np.int64, 52, 1023, 14, 0.6931471803691238, 1.9082149292705877e-10)
+_SINGLE = _make(np.float32, np.int32, 23, 127, (8, 5), 0.693145751953125, 1.428606765330187e-06)
+_DOUBLE = _make(np.float64, np.int64, 52, 1023, (14, 11), 0.6931471803691238, 1.9082149292705877e-10)
 
 
 @overload(exponential, jit_options={"fastmath": IN_ORDER, **FLAGS})
@@ -129,6 +159,11 @@ def _exponential(x: Any) -> Any:
 @overload(hyperbolic, jit_options={"fastmath": IN_ORDER, **FLAGS})
 def _hyperbolic(x: Any) -> Any:
     return (_SINGLE if x is numba.float32 else _DOUBLE)[1]
+
+
+@overload(logarithm, jit_options={"fastmath": IN_ORDER, **FLAGS})
+def _logarithm(x: Any) -> Any:
+    return (_SINGLE if x is numba.float32 else _DOUBLE)[2]
 
 
 @jit
@@ -144,6 +179,14 @@ def zero(x):
 
 
 @jit
+def copy(x, out):
+    """out[:] = x, which in numba's own words takes seconds to compile, for the sake of a message. Any equal shapes."""
+    given, made = x.reshape(x.size), out.reshape(out.size)
+    for i in range(len(made)):
+        made[i] = given[i]
+
+
+@jit
 def tanh_(x):
     """tanh in place. x: [n]."""
     for i in range(len(x)):
@@ -155,6 +198,39 @@ def sigmoid_(x):
     """σ in place. x: [n]."""
     for i in range(len(x)):
         x[i] = one(x) / (one(x) + exponential(-x[i]))
+
+
+@jit
+def softplus_(x):
+    """ln(1 + e^x) in place, and x itself above 20 as in torch. x: [n].
+
+    1 + e^x may have lost digits of a small e^x; how many is seen from what it kept.
+    """
+    for i in range(len(x)):
+        power = exponential(x[i])
+        summed = one(x) + power
+        kept = summed - one(x)
+        value = logarithm(summed) * (power / kept) if kept > zero(x) else power
+        x[i] = x[i] if x[i] > x.dtype.type(20) else value
+
+
+@jit
+def softmax_(x):
+    """softmax in place. x: [n]."""
+    top = largest(x)
+    for i in range(len(x)):
+        x[i] = exponential(x[i] - top)
+    scale = one(x) / total(x)
+    for i in range(len(x)):
+        x[i] *= scale
+
+
+@jit
+def softmax_backward(weights, grad):
+    """From the gradient of a softmax to that of its arguments, in place."""
+    mean = dot(weights, grad)
+    for i in range(len(grad)):
+        grad[i] = weights[i] * (grad[i] - mean)
 
 
 # ------------------------------------------------------------------------------------------------------------- products
@@ -248,9 +324,9 @@ def correlate(x, w, out):
 
 
 @jit
-def plane(x):
-    """[n, m] as [n, 1, m], as `product` takes it."""
-    return x.reshape(len(x), 1, x.shape[1])
+def multiply(x, w, out):
+    """out += x @ w. x: [rows, inner]; w: [inner, n]; out: [rows, n]."""
+    product(x.reshape(len(x), 1, x.shape[1]), FIRST, w, out.reshape(len(out), 1, out.shape[1]), FIRST)
 
 
 @summing
@@ -271,7 +347,33 @@ def dot(x, y):
     return found
 
 
+@choosing
+def largest(x):
+    """The largest of x, [n]; any number where one of them is NaN."""
+    found = x[0]
+    for i in range(1, len(x)):
+        found = x[i] if x[i] > found else found
+    return found
+
+
 @jit
 def length(x):
     """|x|. x: [n]."""
     return x.dtype.type(math.sqrt(dot(x, x)))
+
+
+@jit
+def squares(x, out):
+    """Sums of squares of columns. x: [n, m]; out: [m]."""
+    out[:] = zero(x)
+    w, n = 0, len(x)
+    while w + 4 <= n:
+        a, b, c, d = _four(x, w)
+        for i in range(len(out)):
+            out[i] += a[i] * a[i] + b[i] * b[i] + c[i] * c[i] + d[i] * d[i]
+        w += 4
+    while w < n:
+        a = x[w]
+        for i in range(len(out)):
+            out[i] += a[i] * a[i]
+        w += 1

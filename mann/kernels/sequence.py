@@ -15,12 +15,20 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn import functional as F
+
+from bench.api import Memory
+from mann.controllers import LSTMController
+from mann.kernels.registry import Run
+from mann.learner import MemoryLearner, State, reference
 
 ROOM = 2**29
 """Bytes of traces that are kept; longer sequences are computed twice."""
@@ -143,6 +151,64 @@ def _twice(plan: Plan, wanted: Any, tensors: list[Tensor], grads: tuple[Tensor, 
     ends, given = ([pair[i] for pair in outputs] for i in range(2))
     found = iter(torch.autograd.grad(ends, inputs, given, create_graph=True, allow_unused=True))
     return [next(found) if needed else None for needed in wanted]
+
+
+def apply(plan: Plan, tensors: tuple[Tensor, ...], own: int = 0) -> tuple[Tensor, ...]:
+    """`Sequence.apply`; without a trace where nothing has a gradient. own: how many parameters are the memory's own."""
+    wanted = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    return Sequence.apply(plan, own, *tensors) if wanted else run(plan, own, tensors, False)[0]
+
+
+def plain(
+    learner: MemoryLearner,
+    names: tuple[str, ...],
+    state_of: Callable[[tuple[Tensor, ...]], State],
+    carried: Callable[[State], tuple[Tensor, ...]],
+) -> Callable[..., tuple[Tensor, ...]]:
+    """What `Sequence.apply` does, by the plain path. names: of the memory's own parameters.
+
+    state_of, carried: between a state and its tensors in the order of the carry.
+    """
+    controller, memory, feed = learner.controller, learner.memory, learner.feed_read
+
+    def plainly(
+        projected: Tensor, recurrent: Tensor, weight: Tensor, bias: Tensor, *rest: Tensor
+    ) -> tuple[Tensor, ...]:
+        own = dict(zip(names, rest, strict=False))
+        same: Any = SimpleNamespace(
+            controller=lambda *step: functional_call(controller, {"recurrent": recurrent}, step),
+            interface=partial(F.linear, weight=weight, bias=bias),
+            memory=lambda *step: functional_call(memory, own, step),
+            feed_read=feed,
+        )
+        hidden, reads, state = reference(same, projected, state_of(rest[len(names) :]))
+        return hidden, reads, *carried(state)
+
+    return plainly
+
+
+@torch.enable_grad()
+def try_out(memory: Memory[Any], run: Run, dtype: torch.dtype) -> None:
+    """Run a memory, the smallest there is of its kind, behind an LSTM of one unit, one step forward and back."""
+    made = torch.zeros(1, 1, 4, dtype=dtype, requires_grad=True)
+    memory, controller = memory.to(dtype), LSTMController(1, memory.read_size, 1).to(dtype)
+    interface = torch.nn.Linear(1, memory.interface_size, dtype=dtype)
+    learner: Any = SimpleNamespace(memory=memory, controller=controller, interface=interface, feed_read=True)
+    read = made.detach()[:, 0, :1]
+    hidden, _, _ = run(learner, made, State(controller.initial_state(1, made), read, memory.initial_state(1, made)))
+    hidden.sum().backward()
+
+
+def linear(recurrent: Tensor, weight: Tensor, bias: Tensor) -> tuple[np.ndarray[Any, Any], ...]:
+    """Of controller and interface, what kernels take: recurrent, recurrent_t, interface, interface_t, bias."""
+    interface = weight.detach().T.contiguous().numpy()
+    return (
+        recurrent.detach().contiguous().numpy(),
+        padded(recurrent),
+        interface,
+        padded(weight.T),
+        bias.detach().contiguous().numpy(),
+    )
 
 
 def padded(matrix: Tensor) -> np.ndarray[Any, Any]:
