@@ -237,7 +237,8 @@ def softmax_backward(weights, grad):
 
 
 @jit
-def _four(x, k):
+def four(x, k):
+    """Four rows, or numbers, of x, from k on."""
     return x[k], x[k + 1], x[k + 2], x[k + 3]
 
 
@@ -301,7 +302,7 @@ def correlate(x, w, out):
     rows, inner = x.shape
     r = 0
     while r + 4 <= rows:
-        x0, x1, x2, x3 = _four(x, r)
+        x0, x1, x2, x3 = four(x, r)
         for j in range(len(w)):
             row = w[j]
             s0 = s1 = s2 = s3 = zero(x)
@@ -368,7 +369,7 @@ def squares(x, out):
     out[:] = zero(x)
     w, n = 0, len(x)
     while w + 4 <= n:
-        a, b, c, d = _four(x, w)
+        a, b, c, d = four(x, w)
         for i in range(len(out)):
             out[i] += a[i] * a[i] + b[i] * b[i] + c[i] * c[i] + d[i] * d[i]
         w += 4
