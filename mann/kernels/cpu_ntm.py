@@ -2,7 +2,8 @@
 
 Kept of each step and row for the way back, in numbers of the tensors' own type: the memory (slots · width), weights,
 scores and weights by content (3 · heads · slots), lengths (slots), gates and cell (5 · hidden), the controller's inputs
-(read + hidden) and the interface.
+(read + hidden) and the interface; with 128 slots of 40, four heads of each kind and 200 units 10,400 numbers, 41 KB in
+float32; at the sizes of the paper's copy task (one head of each kind, 20, 100 units) 4,200 numbers, 17 KB.
 """
 
 from __future__ import annotations

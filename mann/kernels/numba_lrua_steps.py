@@ -8,19 +8,8 @@ from __future__ import annotations
 
 import math
 
-from mann.kernels.numba_math import (
-    copy,
-    correlate,
-    dot,
-    exponential,
-    jit,
-    length,
-    multiply,
-    one,
-    squares,
-    total,
-    zero,
-)
+from mann.kernels.numba_math import copy, dot, exponential, jit, length, one, total, zero
+from mann.kernels.numba_products import correlate, multiply, squares
 
 
 @jit

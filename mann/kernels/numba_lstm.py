@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mann.kernels.numba_math import FIRST, copy, hyperbolic, jit, one, product, sigmoid_, tanh_, zero
+from mann.kernels.numba_math import copy, hyperbolic, jit, one, sigmoid_, tanh_, zero
+from mann.kernels.numba_products import FIRST, product
 
 
 @jit

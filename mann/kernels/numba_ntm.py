@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mann.kernels.numba_lstm import begin, controller, controller_backward, end
-from mann.kernels.numba_math import copy, correlate, jit, kernel, multiply
+from mann.kernels.numba_math import copy, jit, kernel
 from mann.kernels.numba_ntm_steps import (
     Array,
     address,
@@ -15,9 +15,9 @@ from mann.kernels.numba_ntm_steps import (
     parts,
     scratch_for,
     squash,
-    write,
-    write_backward,
 )
+from mann.kernels.numba_ntm_write import write, write_backward
+from mann.kernels.numba_products import correlate, multiply
 
 
 class Rules(NamedTuple):

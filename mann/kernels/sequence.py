@@ -30,6 +30,7 @@ from mann.controllers import LSTMController
 from mann.kernels.registry import Run
 from mann.learner import MemoryLearner, State, reference
 
+Array = np.ndarray[Any, Any]
 ROOM = 2**29
 """Bytes of traces that are kept; longer sequences are computed twice."""
 FLEETING = 16
@@ -199,7 +200,7 @@ def try_out(memory: Memory[Any], run: Run, dtype: torch.dtype) -> None:
     hidden.sum().backward()
 
 
-def linear(recurrent: Tensor, weight: Tensor, bias: Tensor) -> tuple[np.ndarray[Any, Any], ...]:
+def linear(recurrent: Tensor, weight: Tensor, bias: Tensor) -> tuple[Array, Array, Array, Array, Array]:
     """Of controller and interface, what kernels take: recurrent, recurrent_t, interface, interface_t, bias."""
     interface = weight.detach().T.contiguous().numpy()
     return (
@@ -211,7 +212,7 @@ def linear(recurrent: Tensor, weight: Tensor, bias: Tensor) -> tuple[np.ndarray[
     )
 
 
-def padded(matrix: Tensor) -> np.ndarray[Any, Any]:
+def padded(matrix: Tensor) -> Array:
     """The matrix transposed, with columns of zeros up to a multiple of `LANES`."""
     return F.pad(matrix.detach().T, (0, -len(matrix) % LANES)).contiguous().numpy()
 
