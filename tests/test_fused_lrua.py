@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from itertools import product
 from typing import Any
 
+import fused
 import pytest
 import torch
-from fused import agree, network, normal, results, scan_of, sequence, tensors
+from fused import agree, network, scan_of, sequence, used
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mann.kernels import sequence as segments
-from mann.learner import State, reference
-from mann.lrua import LRUA, LRUAState
+from mann.lrua import LRUA
 
 pytest.importorskip("numba")
 
@@ -38,13 +35,6 @@ def lrua(dtype: torch.dtype = torch.float64, units: int = 6, feed_read: bool = T
     if memory.alpha is not None:
         torch.nn.init.constant_(memory.alpha, -0.7)
     return network(memory, units, feed_read, dtype)
-
-
-def used(net: Any, batch: int, time: int, seed: int = 0, scale: float = 1.0) -> tuple[torch.Tensor, State]:
-    """A sequence from a memory in use: no two usages tie, for rounding would break a tie differently in each path."""
-    projected, state = sequence(net, batch, time, seed, scale)
-    memory, usage, weights = (normal(*t.shape, seed=seed + 3, like=t) for t in state.memory)
-    return projected, state._replace(memory=LRUAState(memory, 3 * usage.abs(), weights.softmax(2)))
 
 
 @pytest.mark.parametrize("feed_read", [True, False])
@@ -117,53 +107,17 @@ def test_one_slot_that_is_broken_is_not_the_least_used() -> None:
 
 def test_the_gradient_is_that_of_differences() -> None:
     net = lrua(slots=4, width=2, heads=2, gate="parameter", units=3)
-    projected, state = used(net, batch=2, time=3)
-    alpha = net.memory.alpha
-    inputs = (projected, net.controller.recurrent, net.interface.weight, net.interface.bias, alpha, *tensors(state))
-    leaves = [t.detach().clone().requires_grad_() for t in inputs]
-    leaves[-2].requires_grad_(False)  # usage
-
-    def outputs(projected: Any, recurrent: Any, weight: Any, bias: Any, alpha: Any, *state_: Any) -> Any:
-        net.controller.recurrent, net.interface.weight, net.interface.bias = recurrent, weight, bias
-        net.memory.alpha = alpha
-        hidden, cell, read, memory, usage, weights = state_
-        given = State(type(state.controller)(hidden, cell), read, LRUAState(memory, usage, weights))
-        hidden, reads, after = scan_of(net)(net, projected, given)
-        return hidden, reads, after.controller.cell, after.memory.memory, after.memory.weights
-
-    for module, names in (
-        (net.controller, ["recurrent"]),
-        (net.interface, ["weight", "bias"]),
-        (net.memory, ["alpha"]),
-    ):
-        for name in names:
-            delattr(module, name)
-    assert torch.autograd.gradcheck(outputs, leaves, eps=1e-6, atol=1e-5, rtol=1e-4)
+    fused.gradient_is_that_of_differences(net, *used(net, batch=2, time=3), FIXED)
 
 
 def test_a_gradient_can_be_differentiated_again() -> None:
-    found = []
     net = lrua()
-    for run in (reference, scan_of(net)):
-        projected, state = used(net, batch=2, time=3)
-        projected.requires_grad_()
-        hidden, reads, _ = run(net, projected, state)
-        (first,) = torch.autograd.grad(hidden.square().sum() + reads.sum(), projected, create_graph=True)
-        found.append(torch.autograd.grad(first.square().sum(), (projected, net.memory.alpha, net.interface.weight)))
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    fused.gradient_can_be_differentiated_again(net, net.memory.alpha, net.interface.weight)
 
 
 def test_what_is_given_stays_as_it_was_and_backward_can_run_twice() -> None:
-    net = lrua()
-    projected, state = used(net, batch=2, time=4)
-    before = [t.clone() for t in (projected, *tensors(state))]
-    leaf = projected.clone().requires_grad_()
-    hidden, reads, after = scan_of(net)(net, leaf, state)
-    assert all(torch.equal(a, b) for a, b in zip(before, (projected, *tensors(state)), strict=True))
+    after = fused.given_stays_as_it_was_and_backward_can_run_twice(lrua())
     assert not after.memory.usage.requires_grad
-    twice = [torch.autograd.grad(hidden.sum() + reads.sum(), leaf, retain_graph=True)[0] for _ in range(2)]
-    assert torch.equal(*twice)
 
 
 @pytest.mark.parametrize("slots", [1, 3, 7, 12, 33, 128])
@@ -177,66 +131,18 @@ def test_slots_that_hold_the_same_are_used_the_same_to_the_bit(slots: int, dtype
 
 def test_twice_the_same_bits_and_threads_do_not_matter() -> None:
     net = lrua(torch.float32, units=20, slots=24, width=6, heads=4)
-    given = used(net, batch=7, time=9)
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 1, 2, 2, 3):
-            torch.set_num_threads(count)
-            found.append(results(scan_of(net), net, *given, FIXED))
-    finally:
-        torch.set_num_threads(threads)
-    for name, value in found[0].items():
-        assert torch.equal(found[1][name], value), name
-        assert torch.equal(found[2][name], found[3][name]), name
-        if not name.startswith("gradient of controller.") and not name.startswith("gradient of interface."):
-            assert torch.equal(found[2][name], value), f"{name}: only sums over the batch depend on threads"
-            assert torch.equal(found[4][name], value), name
+    fused.twice_the_same_bits_and_threads_do_not_matter(net, FIXED)
 
 
 @pytest.mark.parametrize("room", [0, 5000])
 def test_segments_that_are_computed_again_give_the_same(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
-    net = lrua()
-    given = used(net, batch=2, time=11)
-    whole = results(scan_of(net), net, *given, FIXED)
-    monkeypatch.setattr(segments, "ROOM", room)
-    parts = results(scan_of(net), net, *given, FIXED)
-    for name, value in whole.items():
-        if name == "gradient of controller.recurrent":  # a sum over time, now of sums
-            torch.testing.assert_close(parts[name], value, rtol=1e-12, atol=1e-14)
-        else:
-            assert torch.equal(parts[name], value), name
-    agree(net, *given, FIXED)
+    fused.segments_give_the_same(monkeypatch, lrua(), room, FIXED)
 
 
 def test_without_gradients_the_same_bits() -> None:
-    net = lrua()
-    projected, state = used(net, batch=2, time=2 * segments.FLEETING + 3)
-    with_, without = scan_of(net)(net, projected.clone().requires_grad_(), state), None
-    with torch.no_grad():
-        without = scan_of(net)(net, projected, state)
-    assert all(torch.equal(a, b) for a, b in zip(tensors(with_), tensors(without), strict=True))
-    assert not without[0].requires_grad
-
-
-LONG = """
-import resource, torch
-from fused import network, scan_of
-from mann.learner import State
-from mann.lrua import LRUA
-torch.manual_seed(0)
-net = network(LRUA(slots=128, width=40, heads=4), 200, dtype=torch.float32)
-projected = torch.randn(16, 5000, 800, requires_grad=True)
-like = projected.detach()
-state = State(net.controller.initial_state(16, like), like.new_zeros(16, 160), net.memory.initial_state(16, like))
-hidden, reads, _ = scan_of(net)(net, projected, state)
-(hidden.sum() + reads.sum()).backward()
-assert projected.grad.isfinite().all()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-"""
+    fused.without_gradients_the_same_bits(lrua())
 
 
 @pytest.mark.long
 def test_five_thousand_steps_take_less_than_two_gibibytes() -> None:
-    done = subprocess.run([sys.executable, "-c", LONG], capture_output=True, text=True, cwd="tests")
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 2048, f"{done.stdout} MiB"
+    fused.five_thousand_steps_take_less_than(2048, "LRUA(slots=128, width=40, heads=4)")

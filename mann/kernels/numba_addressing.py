@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 
 from mann.addressing import SOFTENING
-from mann.kernels.numba_math import clear, correlate, dot, exponential, jit, one, plane, product, total
+from mann.kernels.numba_math import clear, dot, jit, softmax, softmax_backward
+from mann.kernels.numba_products import correlate, multiply
 
 
 @jit
@@ -60,35 +61,13 @@ def inverse_lengths(memory, squares, out):
 
 
 @jit
-def softmax(scores, weights):
-    """weights: softmax of scores, [n]. A NaN anywhere makes all NaN."""
-    largest = scores[0]
-    for i in range(1, len(scores)):
-        if scores[i] > largest:
-            largest = scores[i]
-    for i in range(len(scores)):
-        weights[i] = exponential(scores[i] - largest)
-    scale = one(scores) / total(weights)
-    for i in range(len(scores)):
-        weights[i] *= scale
-
-
-@jit
-def softmax_backward(weights, weights_grad):
-    """From the gradient of a softmax to that of its scores, in place."""
-    mean = dot(weights, weights_grad)
-    for i in range(len(weights)):
-        weights_grad[i] = weights[i] * (weights_grad[i] - mean)
-
-
-@jit
 def content(queries, memory, lengths, scores, weights):
     """softmax_i q M(i) / |m M(i)|. queries: [heads, width]; lengths: see `inverse_lengths`, of one mask or one a head.
 
     scores, weights: set, [heads, slots].
     """
     clear(scores)
-    product(plane(queries), 0, memory, plane(scores), 0)
+    multiply(queries, memory, scores)
     for h in range(len(queries)):
         row, length = scores[h], lengths[h % len(lengths)]
         for i in range(len(row)):

@@ -43,7 +43,8 @@ from mann.kernels.numba_dnc_steps import (
 )
 from mann.kernels.numba_links import follow, follow_backward, link, links_room
 from mann.kernels.numba_lstm import control, control_backward, control_scratch
-from mann.kernels.numba_math import clear, copy, correlate, jit, kernel, plane, product
+from mann.kernels.numba_math import clear, copy, jit, kernel
+from mann.kernels.numba_products import correlate, multiply
 
 Array = Any
 """A contiguous numpy array of float32 or float64; all of one call have the same type."""
@@ -334,7 +335,7 @@ def _step_backward(rules, b, t, links, grad, trace, found_grad, emitted_grad, sc
     clear(retention_grad)
     _ask(made, scratch)
 
-    product(plane(found_grad), 0, after, plane(weights_grad), 0)
+    multiply(found_grad, after, weights_grad)
     copy(weights_grad, content_grad[:last])
     if rules.links:
         precedence, precedence_grad, along_grad = trace.precedence[b, t], grad.precedence[b, 0], scratch.along_grad
@@ -357,7 +358,7 @@ def _step_backward(rules, b, t, links, grad, trace, found_grad, emitted_grad, sc
             scratch.left[w, h], scratch.left[w, last + h] = found_grad[h, w], queries[h, w]
     copy(trace.weights[b, t + 1], scratch.pairs[:last])
     copy(content_grad[:last], scratch.pairs[last:])
-    product(plane(scratch.left), 0, scratch.pairs, plane(memory_grad), 0)
+    multiply(scratch.left, scratch.pairs, memory_grad)
     shrink_memory(memory_grad, after, scratch.squares[:-1], shrink[:-1])
     for h in range(last):
         less = shrink[h % (len(shrink) - 1)]
@@ -368,7 +369,7 @@ def _step_backward(rules, b, t, links, grad, trace, found_grad, emitted_grad, sc
     place_backward(written_grad, made.gates, trace.allocated[b, t], found[last], back.gates, content_grad[last])
     content_backward(content_grad[last:], memory, lengths[-1:], scores[last:], found[last:],
                      scratch.queries_grad[last:], shrink[-1:])  # fmt: skip
-    product(queries[last].reshape(width, 1, 1), 0, content_grad[last:], plane(memory_grad), 0)
+    multiply(queries[last].reshape(width, 1), content_grad[last:], memory_grad)
     shrink_memory(memory_grad, memory, scratch.squares[-1:], shrink[-1:])
     ask_backward(made, back, last, scratch.queries_grad[last], memory, shrink[-1], scratch.masks)
 

@@ -8,8 +8,18 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from mann.kernels.numba_addressing import query, query_backward, softmax, softmax_backward
-from mann.kernels.numba_math import dot, exponential, jit, one, sigmoid_, summing, total, zero
+from mann.kernels.numba_addressing import query, query_backward
+from mann.kernels.numba_math import (
+    dot,
+    jit,
+    one,
+    sigmoid_,
+    softmax,
+    softmax_backward,
+    summing,
+    total,
+    zero,
+)
 
 Array = Any
 THRESHOLD = 20
@@ -109,8 +119,8 @@ def normalise_backward(grad, gain, normed, scale, own_grad):
 def squash(emitted, rules, reads, width):
     """softplus, σ and softmax of what they are for, in place. Returns the parts."""
     made = parts(emitted, rules, reads, width)
-    _softplus_(made.strengths)
-    _softplus_(made.powers)
+    softplus_(made.strengths)
+    softplus_(made.powers)
     sigmoid_(made.erase)
     sigmoid_(made.free)
     sigmoid_(made.gates)
@@ -133,13 +143,6 @@ def squash_backward(made, grad):
         _sigmoid_backward_(made.masks[h], grad.masks[h])
     for h in range(len(made.modes)):
         softmax_backward(made.modes[h], grad.modes[h])
-
-
-@jit
-def _softplus_(x):
-    for i in range(len(x)):
-        if not x[i] > THRESHOLD:
-            x[i] = math.log1p(exponential(x[i]))
 
 
 @jit

@@ -10,8 +10,7 @@ import math
 
 from mann.addressing import LEAST
 from mann.dnc import UNUSED
-from mann.kernels.numba_addressing import softmax, softmax_backward
-from mann.kernels.numba_math import copy, dot, jit, one, summing, total, zero
+from mann.kernels.numba_math import copy, dot, jit, one, softmax, softmax_backward, summing, total, zero
 
 
 @jit

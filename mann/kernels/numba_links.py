@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mann.kernels.numba_math import clear, copy, jit, one, plane, product, summing, zero
+from mann.kernels.numba_math import clear, copy, jit, one, summing, zero
+from mann.kernels.numba_products import multiply
 
 BLOCK = 8
 """Rows in a block: as many as `_through` takes at a time."""
@@ -50,14 +51,14 @@ def follow_backward(
     copy(read, pairs[reads:])
     for h in range(reads):
         for i in range(slots):
-            left[i, 0, h], left[i, 0, reads + h] = read[h, i], forward_grad[h, i]
+            left[i, h], left[i, reads + h] = read[h, i], forward_grad[h, i]
     for first in range(0, slots, BLOCK):
         last = min(first + BLOCK, slots)
         before, rows, grad = links[first:last], block[: last - first], links_grad[first:last]
         copy(before, rows)
         link(rows, first, written, precedence)
         through(rows, first, forward_grad, read_grad, backward_grad, found)
-        product(left[first:last], 0, pairs, plane(grad), 0)
+        multiply(left[first:last], pairs, grad)
         for k in range(last - first):
             grad[k, first + k] = zero(links)
         k = 0
@@ -164,7 +165,7 @@ def links_room(like, reads, slots):
     kind = like.dtype
     return (
         np.empty((BLOCK, slots), kind),
-        np.empty((slots, 1, 2 * reads), kind),
+        np.empty((slots, 2 * reads), kind),
         np.empty((2 * reads, slots), kind),
         np.empty((reads, slots), kind),
     )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mann.kernels.numba_lrua_steps import find_least, read, read_backward, write, write_backward, write_weights
-from mann.kernels.numba_lstm import control, control_backward, control_scratch
+from mann.kernels.numba_lstm import begin, control, control_backward, control_scratch, end
 from mann.kernels.numba_math import jit, kernel, one, sigmoid_, tanh_, zero
 
 Array = Any
@@ -152,10 +152,7 @@ def forward(weights, rules, first, steps, carry, trace, projected, hidden, reads
     scratch = _scratch(projected, heads, width, slots)
     vectors = len(weights.bias) - (heads if rules.gated else 0)
     epsilon, decay = weights.epsilon[0], weights.decay[0]
-    for b in range(rows):
-        trace.cells[b, 0] = carry.cell[b]
-        trace.memory[b, 0] = carry.memory[b]
-        trace.weights[b, 0] = carry.weights[b]
+    begin(carry, trace)
     for t in range(steps):
         control(weights, carry, trace, projected, hidden, first, t)
         for b in range(rows):
@@ -179,10 +176,7 @@ def forward(weights, rules, first, steps, carry, trace, projected, hidden, reads
                 usage[i] = decay * usage[i] + scratch.touched[i]
             if rules.feed:
                 carry.read[b] = reads[b, first + t]
-    for b in range(rows):
-        carry.cell[b] = trace.cells[b, steps]
-        carry.memory[b] = trace.memory[b, steps]
-        carry.weights[b] = trace.weights[b, steps]
+    end(carry, trace, steps)
 
 
 @jit

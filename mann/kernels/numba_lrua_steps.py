@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 
-from mann.kernels.numba_math import correlate, dot, exponential, jit, length, one, plane, product, total, zero
+from mann.kernels.numba_math import copy, dot, exponential, jit, length, one, total, zero
+from mann.kernels.numba_products import correlate, multiply, squares
 
 
 @jit
@@ -77,7 +78,7 @@ def write_backward(memory_grad, least, erased, shared, opened, values, written, 
     The others are set: weights_grad of the weights read before, [heads, slots]; values_grad; opened_grad, [heads].
     """
     weights_grad[:] = zero(weights)
-    product(plane(values), 0, memory_grad, plane(weights_grad), 0)  # so far of w^w
+    multiply(values, memory_grad, weights_grad)  # so far of w^w
     correlate(written, memory_grad, values_grad)
     for h in range(len(weights)):
         gate, row = opened[h], weights_grad[h]
@@ -95,33 +96,16 @@ def write_backward(memory_grad, least, erased, shared, opened, values, written, 
 
 
 @jit
-def lengths_of(memory, lengths):
-    """Length of each slot's content. lengths: [slots]."""
-    lengths[:] = zero(memory)
-    w, width = 0, len(memory)
-    while w + 4 <= width:
-        a, b, c, d = memory[w], memory[w + 1], memory[w + 2], memory[w + 3]
-        for i in range(len(lengths)):
-            lengths[i] += a[i] * a[i] + b[i] * b[i] + c[i] * c[i] + d[i] * d[i]
-        w += 4
-    while w < width:
-        a = memory[w]
-        for i in range(len(lengths)):
-            lengths[i] += a[i] * a[i]
-        w += 1
-    for i in range(len(lengths)):
-        lengths[i] = math.sqrt(lengths[i])
-
-
-@jit
 def read(keys, memory, epsilon, lengths, cosines, weights, found):
     """lengths, cosines, weights w^r and what is found, [heads, width], all set (eq. 17-19).
 
     No largest cosine is taken off before the exponential: none is above 1.
     """
-    lengths_of(memory, lengths)
+    squares(memory, lengths)
+    for i in range(len(lengths)):
+        lengths[i] = math.sqrt(lengths[i])
     cosines[:] = zero(keys)
-    product(plane(keys), 0, memory, plane(cosines), 0)
+    multiply(keys, memory, cosines)
     for h in range(len(keys)):
         size, row, out = length(keys[h]), cosines[h], weights[h]
         for i in range(len(row)):
@@ -139,7 +123,7 @@ def read_backward(found_grad, weights_grad, keys, memory, epsilon, lengths, cosi
     """Adds to memory_grad and keys_grad what comes from found_grad, [heads, width], and weights_grad (overwritten)."""
     heads, slots = weights.shape
     pairs, left, lengths_grad, rows = scratch.pairs, scratch.left, scratch.lengths, scratch.keys
-    product(plane(found_grad), 0, memory, plane(weights_grad), 0)
+    multiply(found_grad, memory, weights_grad)
     lengths_grad[:] = zero(keys)
     for h in range(heads):
         size, cosine, weight, grad, inner = length(keys[h]), cosines[h], weights[h], weights_grad[h], pairs[heads + h]
@@ -152,7 +136,7 @@ def read_backward(found_grad, weights_grad, keys, memory, epsilon, lengths, cosi
         if size > zero(keys):
             for w in range(len(rows[h])):
                 keys_grad[h, w] += keys[h, w] * (size_grad / size)
-        pairs[h] = weight
+        copy(weight, pairs[h])
         for w in range(len(rows[h])):
             left[w, h] = found_grad[h, w]
             left[w, heads + h] = keys[h, w]
@@ -160,7 +144,7 @@ def read_backward(found_grad, weights_grad, keys, memory, epsilon, lengths, cosi
     for h in range(heads):
         for w in range(len(rows[h])):
             keys_grad[h, w] += rows[h, w]
-    product(plane(left), 0, pairs, plane(memory_grad), 0)
+    multiply(left, pairs, memory_grad)
     for i in range(slots):
         lengths_grad[i] = lengths_grad[i] / lengths[i] if lengths[i] > zero(keys) else zero(keys)
     for w in range(len(memory)):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mann.kernels.numba_math import clear, copy, hyperbolic, jit, one, product, sigmoid_, tanh_
+from mann.kernels.numba_math import clear, copy, hyperbolic, jit, one, sigmoid_, tanh_
+from mann.kernels.numba_products import FIRST, product
 
 
 @jit
@@ -40,6 +41,24 @@ def lstm_backward(gates, cell, new_cell, hidden_grad, cell_grad, sums_grad):
         do[j] = hidden_grad[j] * squashed * o[j] * (unit - o[j])
         dcandidate[j] = dc * i[j] * (unit - candidate[j] * candidate[j])
         cell_grad[j] = dc * f[j]
+
+
+@jit
+def begin(carry, trace):
+    """What is carried into the first step of a segment becomes the first of a trace."""
+    for b in range(len(carry.cell)):
+        copy(carry.cell[b], trace.cells[b, 0])
+        copy(carry.memory[b], trace.memory[b, 0])
+        copy(carry.weights[b], trace.weights[b, 0])
+
+
+@jit
+def end(carry, trace, steps):
+    """What the last step of a segment has left is carried on."""
+    for b in range(len(carry.cell)):
+        copy(trace.cells[b, steps], carry.cell[b])
+        copy(trace.memory[b, steps], carry.memory[b])
+        copy(trace.weights[b, steps], carry.weights[b])
 
 
 @jit
@@ -78,12 +97,12 @@ def control_backward(weights, feed, grad, trace, hidden_grad, projected_grad, em
     for b in range(rows):
         for j in range(size):
             hidden_sums[b, 0, j] = hidden_grad[b, now, j] + grad.hidden[b, j]
-    product(emitted_grad, now, weights.interface_t, hidden_sums, 0)
+    product(emitted_grad, now, weights.interface_t, hidden_sums, FIRST)
     for b in range(rows):
         lstm_backward(trace.gates[b, t], trace.cells[b, t], trace.cells[b, t + 1], hidden_sums[b, 0],
                       grad.cell[b], projected_grad[b, now])  # fmt: skip
     clear(inputs_grad)
-    product(projected_grad, now, weights.recurrent_t, inputs_grad, 0)
+    product(projected_grad, now, weights.recurrent_t, inputs_grad, FIRST)
     for b in range(rows):
         copy(inputs_grad[b, 0, read_size : read_size + size], grad.hidden[b])
         for i in range(read_size):

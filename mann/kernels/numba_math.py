@@ -1,4 +1,4 @@
-"""Arithmetic that compiled scans share: exponentials that vectorise, and small matrix products.
+"""Arithmetic that compiled scans share: how it is compiled, exponentials that vectorise, and sums.
 
 Everything here is for numba. Numbers of a kernel have one type, float32 or float64: a literal is written `one(x)` or
 made from the array's own type, because a bare literal would make float64 of float32.
@@ -22,18 +22,25 @@ from numba.extending import overload
 
 CONFIG: Any = numba.config
 FLAGS: Any = {"nogil": True, "error_model": "numpy"}
+INNER = FLAGS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""Of functions that compiled code alone calls."""
 IN_ORDER = {"contract"}
 ANY_ORDER = {"contract", "reassoc", "nsz"}
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile on the first call. Callers that are compiled themselves take it in."""
-    return numba.njit(fastmath=IN_ORDER, **FLAGS)(function)
+    return numba.njit(fastmath=IN_ORDER, **INNER)(function)
 
 
 def summing(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same for a function whose sums may be taken in any order."""
-    return numba.njit(fastmath=ANY_ORDER, **FLAGS)(function)
+    return numba.njit(fastmath=ANY_ORDER, **INNER)(function)
+
+
+def choosing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a function that compares numbers, none of which is NaN."""
+    return numba.njit(fastmath=ANY_ORDER | {"nnan"}, **INNER)(function)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -74,22 +81,32 @@ def hyperbolic(x: float) -> float:
     raise NotImplementedError
 
 
-def _make(real: type, whole: type, mantissa: int, bias: int, terms: int, high: float, low: float) -> tuple[Any, Any]:
-    """Exponential and hyperbolic tangent for one type.
+def logarithm(x: float) -> float:
+    """ln x of a positive normal number, infinity or NaN; for compiled code."""
+    raise NotImplementedError
+
+
+def _make(
+    real: type, whole: type, mantissa: int, bias: int, terms: tuple[int, int], high: float, low: float
+) -> tuple[Any, Any, Any]:
+    """Exponential, hyperbolic tangent and logarithm for one type. terms: of the series of the first and of the last.
 
     e^x = 2^n e^r with |r| ≤ ln 2 / 2: e^r - 1 by its series, 2^n by writing n into the exponent's bits. n is rounded by
     adding a number so large that nothing behind the point is left. ln 2 is split in `high`, whose product with any n is
     exact, and `low`.
+
+    ln x = n ln 2 + ln m with m from √½ to √2, cut out of x's bits; ln m = 2 artanh((m - 1) / (m + 1)), by its series.
     """
     # All are of the one type: the compiler takes them in as constants.
     rounding = real(1.5 * 2**mantissa)
     zero_bits = whole(np.array(rounding).view(whole) - bias)
     per, high, low, one, two = real(1 / math.log(2)), real(high), real(low), real(1), real(2)
     smallest, largest, enough = real(-math.log(2) * bias), real(math.log(2) * (bias + 1)), real(40)
-    coefficients = tuple(real(1 / math.factorial(k)) for k in range(terms, 0, -1))
-    shift = whole(mantissa)
+    coefficients = tuple(real(1 / math.factorial(k)) for k in range(terms[0], 0, -1))
+    odd = tuple(real(2 / (2 * k + 1)) for k in range(terms[1], -1, -1))
+    shift, infinity, root = whole(mantissa), real(math.inf), whole(np.array(math.sqrt(0.5), real).view(whole))
 
-    @numba.njit(fastmath=IN_ORDER, **FLAGS)
+    @numba.njit(fastmath=IN_ORDER, **INNER)
     def parts(x: Any) -> Any:
         """e^r - 1, 2^n."""
         shifted = real(x * per + rounding)
@@ -114,11 +131,22 @@ def _make(real: type, whole: type, mantissa: int, bias: int, terms: int, high: f
         less = p * power + (power - one)
         return less / (less + two)
 
-    return exponential, hyperbolic
+    def logarithm(x: Any) -> Any:
+        bits = real(x).view(whole)
+        n = whole(whole(bits - root) >> shift)
+        m = whole(bits - whole(n << shift)).view(real)
+        t = (m - one) / (m + one)
+        square = t * t
+        p = odd[0]
+        for c in odd[1:]:
+            p = p * square + c
+        return real(n) * high + (real(n) * low + t * p) if x < infinity else x
+
+    return exponential, hyperbolic, logarithm
 
 
-_SINGLE = _make(np.float32, np.int32, 23, 127, 8, 0.693145751953125, 1.428606765330187e-06)
-_DOUBLE = _make(np.float64, np.int64, 52, 1023, 14, 0.6931471803691238, 1.9082149292705877e-10)
+_SINGLE = _make(np.float32, np.int32, 23, 127, (8, 5), 0.693145751953125, 1.428606765330187e-06)
+_DOUBLE = _make(np.float64, np.int64, 52, 1023, (14, 11), 0.6931471803691238, 1.9082149292705877e-10)
 
 
 @overload(exponential, jit_options={"fastmath": IN_ORDER, **FLAGS})
@@ -129,6 +157,11 @@ def _exponential(x: Any) -> Any:
 @overload(hyperbolic, jit_options={"fastmath": IN_ORDER, **FLAGS})
 def _hyperbolic(x: Any) -> Any:
     return (_SINGLE if x is numba.float32 else _DOUBLE)[1]
+
+
+@overload(logarithm, jit_options={"fastmath": IN_ORDER, **FLAGS})
+def _logarithm(x: Any) -> Any:
+    return (_SINGLE if x is numba.float32 else _DOUBLE)[2]
 
 
 @jit
@@ -145,7 +178,7 @@ def zero(x):
 
 @jit
 def copy(x, out):
-    """out[:] = x, which numba's own assignment compiles to much more. Any equal shapes, both contiguous."""
+    """out[:] = x, which in numba's own words takes seconds to compile, for the sake of a message. Any equal shapes."""
     given, made = x.reshape(x.size), out.reshape(out.size)
     for i in range(len(made)):
         made[i] = given[i]
@@ -173,100 +206,40 @@ def sigmoid_(x):
         x[i] = one(x) / (one(x) + exponential(-x[i]))
 
 
-# ------------------------------------------------------------------------------------------------------------- products
-
-
 @jit
-def _four(x, k):
-    return x[k], x[k + 1], x[k + 2], x[k + 3]
+def softplus_(x):
+    """ln(1 + e^x) in place, and x itself above 20 as in torch. x: [n].
 
-
-@jit
-def _eight(x, k):
-    return x[k], x[k + 1], x[k + 2], x[k + 3], x[k + 4], x[k + 5], x[k + 6], x[k + 7]
-
-
-@jit
-def _column(rows, j):
-    return rows[0][j], rows[1][j], rows[2][j], rows[3][j], rows[4][j], rows[5][j], rows[6][j], rows[7][j]
-
-
-@jit
-def _dot(a, b):
-    total = a[0] * b[0]
-    for q in range(1, len(a)):
-        total += a[q] * b[q]
-    return total
-
-
-@jit
-def product(x, s, w, out, t):
-    """out[:, t] += x[:, s] @ w. x: [rows, ·, inner]; w: [inner, n]; out: [rows, ·, n].
-
-    Four rows and eight terms at a time, so that sums stay in registers and w is read once.
+    1 + e^x may have lost digits of a small e^x; how many is seen from what it kept.
     """
-    rows, inner, n = len(out), len(w), w.shape[1]
-    k = 0
-    while k + 8 <= inner:
-        part = _eight(w, k)
-        r = 0
-        while r + 4 <= rows:
-            a0, a1, a2, a3 = _eight(x[r, s], k), _eight(x[r + 1, s], k), _eight(x[r + 2, s], k), _eight(x[r + 3, s], k)
-            o0, o1, o2, o3 = out[r, t], out[r + 1, t], out[r + 2, t], out[r + 3, t]
-            for j in range(n):
-                column = _column(part, j)
-                o0[j] += _dot(a0, column)
-                o1[j] += _dot(a1, column)
-                o2[j] += _dot(a2, column)
-                o3[j] += _dot(a3, column)
-            r += 4
-        while r < rows:
-            a, o = _eight(x[r, s], k), out[r, t]
-            for j in range(n):
-                o[j] += _dot(a, _column(part, j))
-            r += 1
-        k += 8
-    while k < inner:
-        row = w[k]
-        for r in range(rows):
-            factor, o = x[r, s, k], out[r, t]
-            for j in range(n):
-                o[j] += factor * row[j]
-        k += 1
-
-
-@summing
-def correlate(x, w, out):
-    """out = x @ wᵀ. x: [rows, inner]; w: [n, inner]; out: [rows, n]."""
-    rows, inner = x.shape
-    r = 0
-    while r + 4 <= rows:
-        x0, x1, x2, x3 = _four(x, r)
-        for j in range(len(w)):
-            row = w[j]
-            s0 = s1 = s2 = s3 = zero(x)
-            for i in range(inner):
-                s0 += x0[i] * row[i]
-                s1 += x1[i] * row[i]
-                s2 += x2[i] * row[i]
-                s3 += x3[i] * row[i]
-            out[r, j], out[r + 1, j], out[r + 2, j], out[r + 3, j] = s0, s1, s2, s3
-        r += 4
-    while r < rows:
-        x0 = x[r]
-        for j in range(len(w)):
-            row = w[j]
-            s0 = zero(x)
-            for i in range(inner):
-                s0 += x0[i] * row[i]
-            out[r, j] = s0
-        r += 1
+    for i in range(len(x)):
+        power = exponential(x[i])
+        summed = one(x) + power
+        kept = summed - one(x)
+        value = logarithm(summed) * (power / kept) if kept > zero(x) else power
+        x[i] = x[i] if x[i] > x.dtype.type(20) else value
 
 
 @jit
-def plane(x):
-    """[n, m] as [n, 1, m], as `product` takes it."""
-    return x.reshape(len(x), 1, x.shape[1])
+def softmax(x, out):
+    """out: softmax of x, [n]; they may be one. A NaN anywhere makes all NaN."""
+    top = largest(x)
+    for i in range(len(x)):
+        out[i] = exponential(x[i] - top)
+    scale = one(x) / total(out)
+    for i in range(len(out)):
+        out[i] *= scale
+
+
+@jit
+def softmax_backward(weights, grad):
+    """From the gradient of a softmax to that of its arguments, in place."""
+    mean = dot(weights, grad)
+    for i in range(len(grad)):
+        grad[i] = weights[i] * (grad[i] - mean)
+
+
+# ----------------------------------------------------------------------------------------------------------------- sums
 
 
 @summing
@@ -284,6 +257,15 @@ def dot(x, y):
     found = zero(x)
     for i in range(len(x)):
         found += x[i] * y[i]
+    return found
+
+
+@choosing
+def largest(x):
+    """The largest of x, [n]; any number where one of them is NaN."""
+    found = x[0]
+    for i in range(1, len(x)):
+        found = x[i] if x[i] > found else found
     return found
 
 

@@ -9,35 +9,12 @@ from __future__ import annotations
 
 import math
 
-from mann.kernels.numba_math import correlate, dot, exponential, jit, one, zero
+from mann.kernels.numba_math import dot, exponential, jit, one, softmax, softmax_backward, zero
+from mann.kernels.numba_products import correlate
 from mann.kernels.numba_topk import topk
 
 EPSILON = 1e-6
 """As in `mann.index.cosine`."""
-
-
-@jit
-def softmax(x, out):
-    """out: softmax of x, [n]."""
-    most = x[0]
-    for i in range(1, len(x)):
-        most = max(most, x[i])
-    total = zero(x)
-    for i in range(len(x)):
-        out[i] = exponential(x[i] - most)
-        total += out[i]
-    for i in range(len(x)):
-        out[i] /= total
-
-
-@jit
-def softmax_backward(weights, grad):
-    """From the gradient of a softmax to that of what it was taken of, in place. weights: the softmax; both [n]."""
-    mean = zero(grad)
-    for i in range(len(grad)):
-        mean += weights[i] * grad[i]
-    for i in range(len(grad)):
-        grad[i] = weights[i] * (grad[i] - mean)
 
 
 @jit

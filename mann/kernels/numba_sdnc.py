@@ -11,15 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mann.kernels.numba_lstm import control, control_backward, control_scratch
-from mann.kernels.numba_math import dot, jit, kernel, one, zero
+from mann.kernels.numba_math import dot, jit, kernel, one, softmax, softmax_backward, zero
 from mann.kernels.numba_sam import begin, end, parts, scratch_for, settle, write_step, write_step_backward
 from mann.kernels.numba_sam_steps import (
     content,
     content_backward,
     nearest,
     slope_of,
-    softmax,
-    softmax_backward,
     strength_of,
 )
 from mann.kernels.numba_sdnc_links import follow, largest, link, lists_for
