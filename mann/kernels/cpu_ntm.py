@@ -8,6 +8,8 @@ float32; at the sizes of the paper's copy task (one head of each kind, 20, 100 u
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor

@@ -16,6 +16,7 @@ from mann.kernels.numba_math import (
     sigmoid_,
     softmax,
     softmax_backward,
+    softplus_,
     summing,
     total,
     zero,
