@@ -159,8 +159,8 @@ class SDNC(Memory[SDNCState]):
         follower = take(state.after, slots) - 1
         place, value = self._entries(follower, slots, state)
         other = ~(follower.unsqueeze(3) == slots[:, None, None]).any(3)
-        value = value * (1 - weights.unsqueeze(2))
-        self._set(place, value, other & (follower >= 0), state, log)
+        # P may list a follower that has dropped the link since; the place found for that one is another link's.
+        self._set(place, value * (1 - weights.unsqueeze(2)), other & (value > 0), state, log)
 
     def _list_followers(self, slots: Tensor, state: SDNCState, log: Log | None) -> None:
         """Keep in P, for each slot of the precedence, the strongest of its followers and the slots written."""
@@ -215,6 +215,8 @@ def largest(slots: Tensor, weights: Tensor, k: int) -> Access:
 @method("sdnc", source="Rae et al. 2016, arXiv:1610.09027; links after Graves et al. 2016")
 class SparseDNC(SDNCOptions, MemoryMethod):
     """Sparse access memory with temporal links behind any controller."""
+
+    version = 2  # 1 lost links where a follower had dropped the one that it was listed for
 
     def memory(self, task: Task) -> SDNC:
         """A fresh sparse memory with links."""

@@ -128,6 +128,17 @@ def test_the_strongest_links_of_row_and_column_are_kept() -> None:
         assert (kept > 0).sum() < (whole > 0).sum()
 
 
+def test_a_follower_that_dropped_a_link_keeps_its_others() -> None:
+    memory = SDNC(slots=8, width=2, reads=1, k=1, links=2)
+    state = memory.initial_state(1, torch.zeros((), dtype=torch.float64))
+    state.before[0, 5] = torch.tensor([1, 3])
+    state.strength[0, 5] = torch.tensor([0.5, 0.25]).double()
+    state.after[0, 1, 0] = state.after[0, 2, 0] = 5 + 1  # slot 5 follows slot 1, and is still listed for slot 2
+    for slot, expected in ((2, [0.5, 0.25]), (1, [0.25, 0.25])):
+        memory._weaken_followers(torch.tensor([[slot]]), torch.tensor([[0.5]]).double(), state, None)
+        assert state.strength[0, 5].tolist() == expected
+
+
 def walk(modes: tuple[float, float, float], start: int) -> list[int]:
     """Store five vectors one after another, find one by its content, then follow a mode: slots read."""
     memory = SDNC(slots=8, width=5, reads=1, k=1, links=2)

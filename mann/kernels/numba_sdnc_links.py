@@ -130,10 +130,10 @@ def _weaken_followers(before, strength, after, places, sums, lists):
         for q in range(links):
             follower, at = after[places[j], q] - 1, j * links + q
             column, value = entry(before, strength, follower, places[j])
-            lists.spots[at] = -1 if follower < 0 or lists.written[follower] else follower * links + column
+            there = value > zero(sums) and not lists.written[follower]
+            lists.spots[at] = follower * links + column if there else -1
             lists.weakened[at] = value * (one(sums) - sums[places[j]])
-    # All are read before one is set, and set in this order: the reference sets a place twice where a follower that is
-    # listed has no entry any more.
+    # All are read before one is set: a slot may be written twice, and its links are weakened by all of it at once.
     for at in range(len(lists.spots)):
         spot = lists.spots[at]
         if spot >= 0:
