@@ -248,7 +248,7 @@ def _won(a: float, b: float) -> float:
     """1 where a is better, ½ where neither is; NaN is worse than any number."""
     if math.isnan(a) or math.isnan(b):
         return (math.isnan(b) - math.isnan(a) + 1) / 2
-    return ((a > b) - (a < b) + 1) / 2
+    return float(np.sign(a - b) + 1) / 2
 
 
 # --------------------------------------------------------------------------------------------------------------- frames
@@ -286,7 +286,7 @@ def compare(
     found, problems = [], []
     for key, pair in pairs.items():
         try:
-            found.append(_Section(sections[key], at, failures, margin).pair(*pair))
+            found.append(Section(sections[key], at, failures, margin).pair(*pair))
         except BenchError as problem:
             problems.append(problem)
     if not found:
@@ -311,7 +311,7 @@ def compare_all(
     """
     compared: list[Comparison] = []
     for _, rows in _of_task(made, task).groupby(["task", "setting"], sort=False):
-        section = _Section(rows, at, failures, margin)
+        section = Section(rows, at, failures, margin)
         means = {name: float(np.nanmean([*s.values(), math.nan])) if not all(map(math.isnan, s.values())) else math.nan
                  for name, s in section.scores.items()}  # fmt: skip
         worst_last = sorted(means, key=lambda name: _rank(means[name], section.template.higher_is_better))
@@ -389,10 +389,11 @@ def _named(section: pd.DataFrame, name: str, made: pd.DataFrame) -> str | None:
     return None
 
 
-class _Section:
+class Section:
     """The rows of one task and setting, read once: scores by method and seed, and scores by episode."""
 
-    def __init__(self, rows: pd.DataFrame, at: str, failures: Failures, margin: float | None) -> None:
+    def __init__(self, rows: pd.DataFrame, at: str = "", failures: Failures = "excluded",
+                 margin: float | None = None) -> None:  # fmt: skip
         first, metric, self.rows = rows.iloc[0], metric_of(rows), rows
         ratio = metric == "mse"
         matters = verdicts.margin_of(first["task"], metric, first["fields"]) if margin is None else margin
