@@ -46,13 +46,14 @@ def episode_half_width(scores: Sequence[float]) -> float:
 
 
 def clustered_half_width(scores: Sequence[float], members: Sequence[Sequence[int]]) -> float:
-    """"Open" interval over the episodes of one trained model, which share classes: it speaks of other test classes.
+    """ "Open" interval over the episodes of one trained model, which share classes: it speaks of other test classes.
 
-    t of C - 1 degrees of freedom times √V, with C classes and V = (C - 1)/C Σ (m_c - m̄)² - (w - 1) s²/n: the jackknife
-    over classes (m_c is the mean of the episodes without class c; Efron and Stein 1981, Ann. Statist. 9:586), less what
-    it counts too often of the variance of n episodes, each of which is left out with each of its w classes. Where
-    scores are a sum of effects of classes and of an episode that is the variance of the mean. V is at least s²/n. Why
-    closed intervals are too narrow: Lafargue et al. 2024 (arXiv:2409.02850), who disjoin episodes: see `disjoint`.
+    t of C - 1 degrees of freedom times √V, with C classes and V = (C - 1)/C Σ (m_c - m̄)² - (k - 1) s²/n: the jackknife
+    over classes (m_c is the mean of the n_c episodes without class c; Efron and Stein 1981, Ann. Statist. 9:586), less
+    what it counts too often of the variance between episodes, each of which is left out with each of its classes:
+    k = n (C - 1)/C Σ (1/n_c - 1/n), about the classes of an episode. Where scores are sums of effects of classes and of
+    an episode, V is the variance of their mean. It is at least s²/n. Why closed intervals are too narrow: Lafargue et
+    al. 2024 (arXiv:2409.02850), who disjoin episodes: see `disjoint`.
 
     members: the classes of each episode, any integers. NaN for fewer than three classes, or where one is in all
     episodes.
@@ -66,9 +67,11 @@ def clustered_half_width(scores: Sequence[float], members: Sequence[Sequence[int
         return math.nan
     found = np.asarray(scores, float)
     left = (found.sum() - found @ has) / without
-    closed = spread(found) ** 2 / len(found)
-    variance = (len(names) - 1) * left.var() - (has.sum() / len(found) - 1) * closed
-    return float(stats.t.ppf(0.975, len(names) - 1) * math.sqrt(max(variance, closed)))
+    n, count = len(found), len(names)
+    closed = spread(found) ** 2 / n
+    often = n * (count - 1) / count * float((1 / without - 1 / n).sum())
+    variance = (count - 1) * left.var() - (often - 1) * closed
+    return float(stats.t.ppf(0.975, count - 1) * math.sqrt(max(variance, closed)))
 
 
 def disjoint(members: Sequence[Sequence[int]]) -> list[int]:
