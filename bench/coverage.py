@@ -18,7 +18,7 @@ import pandas as pd
 
 from bench import cells, documents, environment, files, records, significance, simulation
 from bench.charts import Chart, Line, Mark, Panel, short
-from bench.config import NONE, NUMBER, PLAIN, TEXT, TRUTH, WHOLE
+from bench.config import MISSING, NONE, NUMBER, PLAIN, TEXT, TRUTH, WHOLE
 from bench.errors import BenchError
 from bench.simulation import EFFECT, HEADLINE, RAW, SCENARIOS, SEEDS, Config, Entry
 
@@ -35,7 +35,7 @@ SHAPE: Any = {
         "dirty": TRUTH + NONE,
         "device": TEXT,
         "threads": WHOLE,
-        "plugins": ({...: TEXT}, (type(...),)),
+        "plugins": ({...: TEXT}, *MISSING),
         ...: PLAIN,
     },
     "config": {...: PLAIN},

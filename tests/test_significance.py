@@ -246,14 +246,14 @@ def test_with_equal_clusters_the_open_interval_is_that_of_their_means() -> None:
 def test_the_variance_behind_the_open_interval_is_that_of_the_mean_over_classes_and_episodes() -> None:
     """Scores are sums of effects of classes (variance 4, mean of those shown) and of an episode (4)."""
     rng, classes, way, n = np.random.default_rng(7), 40, 4, 200
-    found, means = [], []
+    found, exact = [], []
     for _ in range(400):
         members = rng.random((n, classes)).argsort(-1)[:, :way]
         scores = 2 * rng.normal(size=classes)[members].mean(-1) + 2 * rng.normal(size=n)
         found.append((clustered_half_width(scores, members.tolist()) / stats.t.ppf(0.975, classes - 1)) ** 2)
-        means.append(scores.mean())
-    assert np.mean(found) == pytest.approx(np.var(means), rel=0.2)
-    assert np.mean(found) == pytest.approx(4 / classes + 4 / n, rel=0.1)
+        shares = np.bincount(members.ravel(), minlength=classes) / members.size
+        exact.append(4 * (shares**2).sum() + 4 / n)
+    assert np.mean(found) == pytest.approx(np.mean(exact), rel=0.1)
 
 
 def test_the_open_interval_is_wider_where_classes_differ() -> None:
