@@ -1,6 +1,6 @@
 """What is said of figures: better, worse, equivalent or cannot tell; reproduced or not; and in one sentence.
 
-Pure functions of numbers; what they rest on is computed in `bench.stats`.
+Pure functions of numbers; what they rest on is computed in `bench.paired`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bench.published import Match, Published
 from bench.significance import ALPHA, FEWEST
 
 if TYPE_CHECKING:
-    from bench.stats import Comparison
+    from bench.paired import Comparison
 
 Verdict = Literal["better", "worse", "equivalent", "cannot tell"]
 Reproduced = Literal["reproduced", "below", "above", "not comparable", "cannot tell"]
