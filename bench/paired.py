@@ -20,8 +20,8 @@ from bench import intervals, significance, verdicts
 from bench.cells import seeds as listed
 from bench.errors import BenchError
 from bench.frames import PERCENT
-from bench.intervals import Estimate
-from bench.significance import ALPHA, FEWEST
+from bench.intervals import FEWEST, Estimate
+from bench.significance import ALPHA
 from bench.verdicts import Rope, Verdict
 
 Failures = Literal["excluded", "chance"]
@@ -171,7 +171,7 @@ def paired(
         values = np.log(values)
     means = values.mean(0) if seeds else np.full(2, math.nan)
     differences, enough = values[:, 0] - values[:, 1], len(seeds) >= FEWEST
-    difference = intervals.mean(differences, fewest=FEWEST)
+    difference = intervals.mean(differences)
     by_episode = [episodes[s] for s in seeds if s in episodes and not math.isnan(episodes[s])] if episodes else []
     return judged(dataclasses.replace(
         template,
@@ -189,7 +189,7 @@ def paired(
         p_equivalent=significance.equivalence_p(differences, margin) if enough and margin is not None else math.nan,
         effect=significance.hedges(differences),
         wins_seeds=intervals.fraction(won, len(shared)),
-        wins_episodes=intervals.mean(by_episode, 0, 1, FEWEST),
+        wins_episodes=intervals.mean(by_episode, 0, 1),
         rope=verdicts.rope(difference, margin),
         seeds_needed=significance.seeds_needed(differences) if enough else None,
     ))  # fmt: skip
