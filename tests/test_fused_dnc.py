@@ -22,9 +22,12 @@ from mann.learner import State, reference
 
 pytest.importorskip("numba")
 
-from mann.kernels import cpu_dnc
-from mann.kernels.numba_dnc_steps import allocate, allocate_backward, sort
+from mann.kernels import cpu_dnc, numba_dnc_steps
+from mann.kernels.numba_math import callable_from_python
 
+allocate, allocate_backward, sort = map(
+    callable_from_python, (numba_dnc_steps.allocate, numba_dnc_steps.allocate_backward, numba_dnc_steps.sort)
+)
 SWITCHES = ("links", "masked", "wipe", "sharp_links", "layer_norm")
 COMBINATIONS = [dict(zip(SWITCHES, on, strict=True)) for on in product((True, False), repeat=len(SWITCHES))
                 if on[0] or not on[3]]  # fmt: skip

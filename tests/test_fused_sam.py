@@ -25,8 +25,11 @@ from mann.sdnc import SDNC, SDNCState
 
 pytest.importorskip("numba")
 
-from mann.kernels.numba_topk import MOST, topk
+from mann.kernels import numba_topk
+from mann.kernels.numba_math import callable_from_python
+from mann.kernels.numba_topk import MOST
 
+topk = callable_from_python(numba_topk.topk)
 SIZES = {"slots": 9, "width": 3, "reads": 2, "k": 3}
 BUFFERS = ("memory", "slots", "usage", "table", "clock", "step")
 LINKS = ("before", "strength", "after", "precedence.slots", "precedence.weights")

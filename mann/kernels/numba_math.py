@@ -23,7 +23,7 @@ from numba.extending import overload
 CONFIG: Any = numba.config
 FLAGS: Any = {"nogil": True, "error_model": "numpy"}
 INNER = FLAGS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-"""Of functions that compiled code alone calls."""
+"""Of functions that compiled code alone calls: a call from Python would crash, see `callable_from_python`."""
 IN_ORDER = {"contract"}
 ANY_ORDER = {"contract", "reassoc", "nsz"}
 
@@ -41,6 +41,11 @@ def summing(function: Callable[..., Any]) -> Callable[..., Any]:
 def choosing(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same for a function that compares numbers, none of which is NaN."""
     return numba.njit(fastmath=ANY_ORDER | {"nnan"}, **INNER)(function)
+
+
+def callable_from_python(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What `jit` and the like return, to be tried out by itself."""
+    return numba.njit(lambda *arguments: function(*arguments), **FLAGS)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
