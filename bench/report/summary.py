@@ -1,0 +1,214 @@
+"""Who is ahead and how surely: what was compared, the ranking with its intervals, every pair's verdict, a sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from bench import cells, stats
+from bench.cells import rows_of
+from bench.errors import BenchError
+from bench.frames import PERCENT
+from bench.report.blocks import Block, Looks
+from bench.report.svg import Look, Scale, Tick, ticks
+
+SIGNS = {"better": "▲", "worse": "▼", "equivalent": "≈", "cannot tell": "?"}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A row of a forest plot. low, middle, high: percent of the axis; low and high are NaN without an interval."""
+
+    name: str
+    method: str
+    look: Look
+    score: str
+    seeds: str
+    note: str
+    papers: str
+    low: float
+    middle: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Forest:
+    """A ranking on one axis, in percent of its width. label: what it measures."""
+
+    bars: Sequence[Bar]
+    ticks: Sequence[Tick]
+    label: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A cell of a matrix: a word, a sign, and all that is behind it, in words."""
+
+    word: str
+    sign: str
+    told: str
+    margin: str = ""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Every method against every other; cells by row and column, None on the diagonal and where nothing is shared."""
+
+    names: Sequence[str]
+    methods: Sequence[str]
+    cells: Sequence[Sequence[Verdict | None]]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One setting of a block."""
+
+    setting: str
+    forest: Forest
+    matrix: Matrix | None
+    sentence: str
+
+
+def rankings(block: Block, looks: Looks) -> list[Ranking]:
+    """A ranking a setting, the one that was trained for first."""
+    found = []
+    for setting in block.settings:
+        table = block.table[(block.table["at"] == "") & (block.table["setting"] == setting)]
+        shown = table[(table["n_seeds"] > 0) | (table["diverged"] != "")]
+        own = looks.of(block, list(shown["label"]))
+        compared = _compared(block.made[block.made["setting"] == setting])
+        labels = dict(zip(shown["method"], shown["label"], strict=True))
+        found.append(Ranking(
+            setting, forest(block, shown, own), matrix(shown, labels, block, compared), sentence(shown, labels, compared)
+        ))  # fmt: skip
+    return found
+
+
+def forest(block: Block, table: pd.DataFrame, looks: Mapping[str, Look]) -> Forest:
+    """The methods of one setting, best first, on a common axis: logarithmic for errors that span decades."""
+    rows = rows_of(table)
+    metric = rows[0].metric if rows else "accuracy"
+    known = [row for row in rows if not math.isnan(row.mean)]
+    scale = _axis(known, metric)
+    bars = []
+    for row in rows:
+        has = not math.isnan(row.half_width) and not math.isnan(row.mean)
+        low, high = (row.mean - row.half_width, row.mean + row.half_width) if has else (math.nan, math.nan)
+        notes = [f"{words} in {cells.seeds(map(int, text.split()))}" for words, text in
+                 (("diverged", row.diverged), ("missing", row.missing)) if text]  # fmt: skip
+        bars.append(Bar(
+            row.label, block.methods[row.label], looks[row.label],
+            cells.mean(row) + " %" * (metric in PERCENT) if row.n_seeds else "diverged",
+            cells.seeds(map(int, row.seeds.split())) if row.seeds else "", "; ".join(notes), cells.episodes(row),
+            _at(low, scale), _at(row.mean, scale), _at(high, scale),
+        ))  # fmt: skip
+    label = cells.WORDS.get(metric, metric) + ", logarithmic" * scale.log
+    return Forest(bars, ticks(scale, 5), label)
+
+
+def _axis(rows: Sequence[object], metric: str) -> Scale:
+    values = [row.mean for row in rows]
+    if metric in PERCENT:
+        return Scale(0.0, 100.0, 0.0, 100.0, False)
+    if values and min(values) > 0 and max(values) / min(values) > 20:
+        return Scale(min(values) / 1.5, max(values) * 1.5, 0.0, 100.0, True)
+    ends = [v + w for row in rows for v in [row.mean] for w in (0.0, row.half_width) if not math.isnan(w)]
+    return Scale(min([0.0, *values]), 1.05 * max([*ends, 1e-9]), 0.0, 100.0, False)
+
+
+def _at(value: float, scale: Scale) -> float:
+    if math.isnan(value):
+        return math.nan
+    return min(100.0, max(0.0, scale(max(value, scale.low))))
+
+
+# ----------------------------------------------------------------------------------------------------------- verdicts
+
+
+def _compared(section: pd.DataFrame) -> list[stats.Comparison]:
+    try:
+        return stats.compare_all(section)
+    except BenchError:
+        return []
+
+
+def matrix(table: pd.DataFrame, labels: Mapping[str, str], block: Block,
+           compared: Sequence[stats.Comparison]) -> Matrix | None:  # fmt: skip
+    """Every pair's verdict, rows against columns; None where no pair has seeds enough for any."""
+    if all(len(c.seeds) < stats.FEWEST for c in compared):
+        return None
+    methods = [m for m in table["method"] if any(m in (c.a, c.b) for c in compared)]
+    both = {(c.a, c.b): c for c in compared} | {(c.b, c.a): c.swapped for c in compared}
+    grid = [[_verdict(both[a, b], labels) if (a, b) in both else None for b in methods] for a in methods]
+    names = [labels[m] for m in methods]
+    return Matrix(names, [block.methods[name] for name in names], grid)
+
+
+def _verdict(c: stats.Comparison, labels: Mapping[str, str]) -> Verdict:
+    a, b = labels.get(c.a, c.a), labels.get(c.b, c.b)
+    parts = [f"{a} against {b}: {c.verdict}"]
+    value, low, high = c.shown
+    unit = f" {c.unit}".rstrip()
+    if not math.isnan(low):
+        parts.append(f"difference {_signed(value, c)}{unit}, 95 % interval {_signed(low, c)} to {_signed(high, c)}")
+        parts.append(f"p {_p(c.p_holm)} (Holm, {c.family} pairs), sign-flip {_p(c.p_flip)} (least {c.p_flip_least:.2g})")
+    elif not math.isnan(value):
+        parts.append(f"difference {_signed(value, c)}{unit}")
+    if c.because:
+        parts.append(c.because)
+    if c.verdict == "cannot tell" and c.seeds_needed:
+        parts.append(f"{c.seeds_needed:,} seeds would find a difference of this size with 80 % power")
+    return Verdict(c.verdict, SIGNS[c.verdict], "; ".join(parts))
+
+
+def _signed(value: float, c: stats.Comparison) -> str:
+    text = f"{value:.1f}" if c.unit == "%" else cells.number(value, c.metric)
+    return ("+" if value > 0 else "") + text.replace("-", "−")
+
+
+def _p(value: float) -> str:
+    return "—" if math.isnan(value) else "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 1 else "1"
+
+
+def sentence(table: pd.DataFrame, labels: Mapping[str, str], compared: Sequence[stats.Comparison]) -> str:
+    """Who is best, who cannot be told from it, and what is missing for that."""
+    ranked = rows_of(table[table["n_seeds"] > 0])
+    if not ranked:
+        return "Every run diverged: there is nothing to rank."
+    best = ranked[0]
+    unit = " %" if best.metric in PERCENT else ""
+    text = f"{best.label} has the best mean, {cells.mean(best)}{unit}"
+    if len(ranked) == 1:
+        return text + "; nothing is recorded to compare it with."
+    against = {c.b if c.a == best.method else c.a: c if c.a == best.method else c.swapped
+               for c in compared if best.method in (c.a, c.b)}  # fmt: skip
+    by_word: dict[str, list[str]] = {}
+    for row in ranked[1:]:
+        word = against[row.method].verdict if row.method in against else "cannot tell"
+        by_word.setdefault(word, []).append(row.label)
+    few = all(len(c.seeds) < stats.FEWEST for c in against.values())
+    if few:
+        n = max((len(c.seeds) for c in against.values()), default=0)
+        return f"{text}, over {n} seed{'s' * (n != 1)}: too few to tell any two methods apart."
+    parts = [text]
+    if "better" in by_word:
+        parts.append(f"better than {_list(by_word['better'])}")
+    if "equivalent" in by_word:
+        parts.append(f"equivalent to {_list(by_word['equivalent'])}")
+    if "worse" in by_word:
+        parts.append(f"worse, seed by seed, than {_list(by_word['worse'])}")
+    if "cannot tell" in by_word:
+        needed = [n for row in ranked[1:] if (c := against.get(row.method)) and c.verdict == "cannot tell"
+                  for n in [c.seeds_needed] if n]  # fmt: skip
+        hint = f" (up to {max(needed):,} seeds needed)" if needed else ""
+        parts.append(f"not to be told from {_list(by_word['cannot tell'])}{hint}")
+    return "; ".join(parts) + "."
+
+
+def _list(names: Sequence[str]) -> str:
+    if len(names) > 6:
+        return f"{', '.join(names[:5])} and {len(names) - 5} more"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
