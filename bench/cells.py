@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from bench.frames import PERCENT
+from bench.intervals import Estimate
 
 NONE = "—"
 PAPERS = "± over episodes, as papers print it"
@@ -38,6 +39,28 @@ def mean(row: Any) -> str:
     """Mean ± half-width of a row of a summary."""
     text = number(row.mean, row.metric)
     return text if math.isnan(row.half_width) else f"{text} ± {number(row.half_width, row.metric, row.mean)}"
+
+
+def rounded(value: float, uncertainty: float) -> str:
+    """A number with as many decimals as its uncertainty has for two digits; three digits where that is not known."""
+    if math.isnan(value):
+        return NONE
+    scale = uncertainty / 10 if uncertainty > 0 else abs(value) / 100
+    decimals = 2 if scale == 0 or not math.isfinite(scale) else -math.floor(math.log10(scale))
+    return f"{round(value, decimals) + 0.0:.{max(0, decimals)}f}"  # no minus before a zero
+
+
+def interval(found: Estimate, sign: bool = False) -> str:
+    """A figure and its interval in brackets, rounded by their uncertainty; sign: a plus before what is above zero."""
+    ends = [rounded(v, found.half_width) for v in found]
+    if sign:
+        ends = [f"+{text}" if not text.startswith(("-", NONE)) and float(text) else text for text in ends]
+    return ends[0] if math.isnan(found.low) else f"{ends[0]} [{ends[1]}, {ends[2]}]"
+
+
+def p_value(p: float) -> str:
+    """ "p = 0.012", "p < 0.001"."""
+    return f"p {NONE}" if math.isnan(p) else "p < 0.001" if p < 0.001 else f"p = {p:.{2 if p >= 0.1 else 3}f}"
 
 
 def episodes(row: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
@@ -66,6 +67,29 @@ def current(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         for record in records
         if all(p["version"] == newest[k, p["name"]] for k in ("method", "task") for p in [record["spec"][k]])
     ]
+
+
+def once(made: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a frame, one a task, setting, method and seed.
+
+    Cells that differ in their further settings alone measured the same thing here: one of them counts.
+    """
+    order = made["outcome"].map(["ok", "diverged", "missing"].index).sort_values(kind="stable").index
+    return made.loc[order].drop_duplicates(["task", "setting", "method", "seed"]).sort_index()
+
+
+def metric_of(section: pd.DataFrame) -> str:
+    """What a section's figures are called: the records' metric, but Lake's runs are published as errors."""
+    known, task = section["metric"].dropna(), section["task"].iloc[0]
+    metric = known.iloc[0] if len(known) else getattr(registry.TASKS.entries.get(task), "metric", "accuracy")
+    return "error" if (task, metric) == ("lake", "accuracy") else metric
+
+
+def shown(metric: str, value: float | None) -> float:
+    """A record's score in the unit of the tables."""
+    if value is None:
+        return math.nan
+    return value if metric not in PERCENT else 100 * (1 - value if metric == "error" else value)
 
 
 def plain(records: Iterable[Any]) -> list[dict[str, Any]]:

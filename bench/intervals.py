@@ -1,12 +1,32 @@
-"""Intervals of means."""
+"""Intervals, 95 %: of means over seeds or episodes, of fractions.
+
+What each covers is measured by `bench.simulation`. Half-widths are NaN where there are too few values.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
+
+LEVEL = 0.95
+
+
+class Estimate(NamedTuple):
+    """A figure and the ends of its interval, NaN where there is none."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def half_width(self) -> float:
+        """Half the length of the interval."""
+        return (self.high - self.low) / 2
 
 
 def t_half_width(values: Sequence[float]) -> float:
@@ -18,12 +38,72 @@ def t_half_width(values: Sequence[float]) -> float:
 
 
 def episode_half_width(scores: Sequence[float]) -> float:
-    """What few-shot papers print: 1.96 s / √n over the test episodes of one trained model; NaN for fewer than two."""
+    """What few-shot papers print: 1.96 s / √n over the test episodes of one trained model; NaN for fewer than two.
+
+    "Closed": it speaks of new episodes of the same test classes, not of other classes, nor of another trained model.
+    """
     return 1.96 * spread(scores) / math.sqrt(len(scores)) if len(scores) > 1 else math.nan
 
 
-def spread(values: Sequence[float]) -> float:
-    """Standard deviation of a sample; exactly 0 of equal values, whose mean may be rounded. NaN for fewer than two."""
-    if len(values) < 2:
+def clustered_half_width(scores: Sequence[float], members: Sequence[Sequence[int]]) -> float:
+    """ "Open" interval over the episodes of one trained model: episodes that share a class are not independent.
+
+    t · √(Σ e_i e_j over pairs of episodes that share a class) / n, with e the deviations from the mean, scaled by
+    C / (C - 1), and t of C - 1 degrees of freedom, for C classes. The dyadic-robust variance of Aronow, Samii and
+    Assenova 2015 (arXiv:1312.3398), with episodes of any number of classes in the place of pairs. It speaks of other
+    test classes (Lafargue et al. 2024, arXiv:2409.02850, who disjoin episodes instead: see `disjoint`).
+
+    members: the classes of each episode, any integers. NaN for fewer than two episodes or three classes, and where the
+    sum is not positive, which it can be by chance.
+    """
+    flat = [name for episode in members for name in episode]
+    names, index = np.unique(np.array(flat, dtype=int), return_inverse=True)
+    if len(scores) < 2 or len(names) < 3:
         return math.nan
-    return float(np.std(values, ddof=1)) if min(values) < max(values) else 0.0
+    has = np.zeros((len(scores), len(names)))
+    has[np.repeat(np.arange(len(scores)), [len(m) for m in members]), index] = 1
+    deviations = np.asarray(scores, float) - np.mean(scores)
+    total = deviations @ (has @ has.T > 0) @ deviations * len(names) / (len(names) - 1)
+    if total < 0:
+        return math.nan
+    return float(stats.t.ppf(0.975, len(names) - 1) * math.sqrt(total) / len(scores))
+
+
+def disjoint(members: Sequence[Sequence[int]]) -> list[int]:
+    """Episodes, in their order, that share no member (class, or image) with one taken before: the first always.
+
+    `t_half_width` over their scores is the interval of Lafargue et al. 2024: wider, and open.
+    """
+    taken: set[int] = set()
+    kept = []
+    for i, episode in enumerate(members):
+        if taken.isdisjoint(episode):
+            taken.update(episode)
+            kept.append(i)
+    return kept
+
+
+def fraction(successes: float, n: int) -> Estimate:
+    """A fraction with its exact interval (Clopper and Pearson 1934); half successes stand for ties."""
+    if not n:
+        return Estimate(math.nan)
+    low = stats.beta.ppf(0.025, successes, n - successes + 1) if successes > 0 else 0.0
+    high = stats.beta.ppf(0.975, successes + 1, n - successes) if successes < n else 1.0
+    return Estimate(successes / n, float(low), float(high))
+
+
+def mean(values: Sequence[float], low: float = -math.inf, high: float = math.inf, fewest: int = 2) -> Estimate:
+    """A mean with its Student t interval, cut to what is possible; no interval for fewer values than `fewest`."""
+    if not len(values):
+        return Estimate(math.nan)
+    centre = float(np.mean(values))
+    half = t_half_width(values) if len(values) >= fewest else math.nan
+    return Estimate(centre, *(float(np.clip(end, low, high)) for end in (centre - half, centre + half)))
+
+
+def spread(values: ArrayLike) -> Any:
+    """Standard deviation of a sample; exactly 0 of equal values, whose mean may be rounded. NaN for fewer than two."""
+    found = np.asarray(values, float)
+    if len(found) < 2:
+        return math.nan
+    return float(np.std(found, ddof=1)) if found.min() < found.max() else 0.0

@@ -218,6 +218,21 @@ def lookup(method: str | None, task: str, **setting: Any) -> list[Published]:
     ]
 
 
+def beside(spec: Mapping[str, Any], setting: Mapping[str, Any], at: str = "") -> list[Published]:
+    """Published figures for one of ours, the most alike first.
+
+    at: overall, or "instance 2", "step 1" and the like; nothing is published by group or by run.
+    """
+    kind, _, number = at.partition(" ")
+    column = {"instance": "instance", "step": "adapt_steps"}.get(kind)
+    if kind in ("run", "group"):
+        return []
+    place = {column: number} if column else {}
+    found = lookup(spec["method"]["name"], spec["task"]["name"], **{**setting, **place})
+    found = [row for row in found if {*row.key} & {"instance", "adapt_steps"} == {*place}]
+    return closest(spec, found, setting)
+
+
 def closest(spec: Mapping[str, Any], found: list[Published], setting: Mapping[str, Any]) -> list[Published]:
     """The rows in order of likeness: form of the method, by its authors, measurement, main form, protocol."""
     ours = facts(spec, setting)

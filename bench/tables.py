@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench import files, markdown, memory_tables, pictures, published, registry
+from bench import files, markdown, memory_tables, pictures, published
 from bench.cells import rows_of
 from bench.charts import Picture
 from bench.config import digest
-from bench.frames import PERCENT, current, frame, plain
+from bench.frames import PERCENT, current, frame, metric_of, once, plain, shown
 from bench.intervals import episode_half_width, spread, t_half_width
 
 __all__ = ["check", "episode_half_width", "frame", "headline", "render", "report", "summary", "t_half_width", "write"]
@@ -44,12 +44,9 @@ def summary(made: pd.DataFrame) -> pd.DataFrame:
     (median of those that did), and `unsolved` did not; a seed that diverged did not either, wherever it had been.
     """
     rows: list[dict[str, Any]] = []
-    # Cells that differ in their further settings alone measured the same thing here: one of them counts.
-    order = made["outcome"].map(["ok", "diverged", "missing"].index)
-    once = made.loc[order.sort_values(kind="stable").index].drop_duplicates(["task", "setting", "method", "seed"])
-    for (task, setting), section in once.sort_index().groupby(["task", "setting"], sort=False):
+    for (task, setting), section in once(made).groupby(["task", "setting"], sort=False):
         groups = [_group(str(task), str(setting), str(name), g) for name, g in section.groupby("method", sort=False)]
-        sign = -1 if bool(section["higher_is_better"].iloc[0]) and _metric(section) != "error" else 1
+        sign = -1 if bool(section["higher_is_better"].iloc[0]) and metric_of(section) != "error" else 1
         for group in sorted(groups, key=lambda g: _rank(g[0], sign)):
             rows += group
     columns = ["task", "setting", "method", "label", "at", "metric", "mean", "half_width", "episode_half_width", "sd",
@@ -64,22 +61,8 @@ def _rank(row: Mapping[str, Any], sign: int) -> tuple[bool, float, str]:
     return math.isnan(row["mean"]), 0.0 if math.isnan(row["mean"]) else sign * row["mean"], row["method"]
 
 
-def _metric(section: pd.DataFrame) -> str:
-    """What a section's figures are called: the records' metric, but Lake's runs are published as errors."""
-    known, task = section["metric"].dropna(), section["task"].iloc[0]
-    metric = known.iloc[0] if len(known) else getattr(registry.TASKS.entries.get(task), "metric", "accuracy")
-    return "error" if (task, metric) == ("lake", "accuracy") else metric
-
-
-def _shown(metric: str, value: float | None) -> float:
-    """A record's score in the unit of the tables."""
-    if value is None:
-        return math.nan
-    return value if metric not in PERCENT else 100 * (1 - value if metric == "error" else value)
-
-
 def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[dict[str, Any]]:
-    metric, ok = _metric(group), group[group["outcome"] == "ok"]
+    metric, ok = metric_of(group), group[group["outcome"] == "ok"]
     shared = {
         "task": task,
         "setting": setting,
@@ -95,7 +78,7 @@ def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[di
     spec, fields = group["spec"].iloc[0], group["fields"].iloc[0]
     rows = []
     for at, there, values, errors, count in _places(task, metric, group[["outcome", "seed", "scores"]]):
-        found = [] if memory_tables.ablation(spec) != "none" else _beside(spec, fields, at)
+        found = [] if memory_tables.ablation(spec) != "none" else published.beside(spec, fields, at)
         match = published.protocol_match(spec, found[0], fields) if found else None
         rows.append({
             **shared,
@@ -158,7 +141,7 @@ def _places(
 
     def over(there: pd.DataFrame, parts: list[Any]) -> tuple[pd.DataFrame, list[float], list[float], None]:
         widths = [scale * episode_half_width(p["per_episode"]) for p in parts]
-        return there, [_shown(metric, p["mean"]) for p in parts], [w for w in widths if not math.isnan(w)], None
+        return there, [shown(metric, p["mean"]) for p in parts], [w for w in widths if not math.isnan(w)], None
 
     yield "", *over(ok, list(ok["scores"]))
     named = next((by["groups"] for s in ok["scores"] if (by := s.get("by_instance")) and by.get("groups")), None)
@@ -169,7 +152,7 @@ def _places(
     )
     for k, at in kinds.items() if any(s.get("by_instance") for s in ok["scores"]) else ():
         there = ok[[_instance(s, k) is not None for s in ok["scores"]]]
-        means = [_shown(metric, _instance(s, k)) for s in there["scores"]]
+        means = [shown(metric, _instance(s, k)) for s in there["scores"]]
         yield at, there, means, [], sum(s["by_instance"]["n"][k - 1] for s in there["scores"])
     # A setting that diverged may have scores after fewer steps.
     for step in sorted({int(step) for s in group["scores"] for step in s.get("by_step") or ()}):
@@ -177,7 +160,7 @@ def _places(
         yield f"step {step}", *over(there, [s["by_step"][str(step)] for s in there["scores"]])
     if task == "lake":
         for run in range(RUNS):
-            errors = [[_shown(metric, v) for v in s["per_episode"][run::RUNS]] for s in ok["scores"]]
+            errors = [[shown(metric, v) for v in s["per_episode"][run::RUNS]] for s in ok["scores"]]
             yield f"run {run + 1}", ok, [float(np.mean(e)) for e in errors if e], [], None
 
 
@@ -185,18 +168,6 @@ def _instance(scores: Mapping[str, Any], k: int) -> float | None:
     """Accuracy at the k-th instance, or in the k-th group, where a record has it."""
     means = (scores.get("by_instance") or {"mean": ()})["mean"]
     return means[k - 1] if len(means) >= k else None
-
-
-def _beside(spec: Mapping[str, Any], fields: Mapping[str, Any], at: str) -> list[published.Published]:
-    """Published figures for one of ours, the most alike first."""
-    kind, _, number = at.partition(" ")
-    column = {"instance": "instance", "step": "adapt_steps"}.get(kind)
-    if kind in ("run", "group"):
-        return []
-    place = {column: number} if column else {}
-    found = published.lookup(spec["method"]["name"], spec["task"]["name"], **{**fields, **place})
-    found = [row for row in found if {*row.key} & {"instance", "adapt_steps"} == {*place}]
-    return published.closest(spec, found, fields)
 
 
 def _joined(seeds: Iterable[int]) -> str:
