@@ -77,7 +77,6 @@ def page(
         overview=[_overview(block) for block in every], figure=figure, hover=hover, problems=problems,
         devices=devices, measured=measured, shots=shots, card=card.card(gathered), version=__version__, live=live,
         style=_text("style.css"), script=script, script_hash=_hash(script), nan=math.isnan,
-        sorts={4: 0}
     )  # fmt: skip
 
 

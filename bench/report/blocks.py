@@ -68,9 +68,7 @@ def gather(names: Sequence[str], found: Sequence[Record], results: Path, dirty: 
     Raises:
         BenchError: a suite that does not exist, or one asked for that has no record.
     """
-    from dataclasses import asdict
-
-    plain = [asdict(record) for record in found]
+    plain = [dict(vars(record)) for record in found]
     made: list[Suite] = []
     known: set[str] = set()
     for name in dict.fromkeys(names or grid.suites()):
@@ -112,26 +110,19 @@ def suite(name: str, title: str, mine: Sequence[dict[str, Any]], specs: Mapping[
 
 
 class Looks:
-    """How methods look: one colour a method on the whole page, dash and marker tell its variants apart."""
+    """How methods look: one colour and marker a method on the whole page; in one plot, dashes tell equal colours apart."""
 
     def __init__(self, methods: Sequence[str]) -> None:
-        named = [m for m in dict.fromkeys(methods) if m != "chance"]
-        self._order = {name: i for i, name in enumerate(named)}
-
-    def __call__(self, method: str, variant: int = 0) -> Look:
-        """The look of a method. variant: which of its variants in this plot, from 0."""
-        if method not in self._order:
-            return Look(-1, 2, 0)
-        i = self._order[method]
-        around = i // COLOURS
-        return Look(i % COLOURS, (around + variant) % DASHES, (i + 3 * around + 5 * variant) % MARKERS)
+        self._order = {name: i for i, name in enumerate(m for m in dict.fromkeys(methods) if m != "chance")}
 
     def of(self, block: Block, labels: Sequence[str]) -> dict[str, Look]:
         """Looks of the lines of one plot by their labels."""
-        seen: dict[str, int] = {}
+        seen: dict[int, int] = {}
         found = {}
         for label in labels:
-            method = block.methods.get(label, label)
-            found[label] = self(method, seen.get(method, 0))
-            seen[method] = seen.get(method, 0) + 1
+            i = self._order.get(block.methods.get(label, label), -1)
+            colour = i % COLOURS if i >= 0 else -1
+            again = seen.get(colour, 0 if i >= 0 else 2)
+            seen[colour] = again + 1
+            found[label] = Look(colour, again % DASHES, (i + 3 * (i // COLOURS) + 5 * again) % MARKERS if i >= 0 else 0)
         return found

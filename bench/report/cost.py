@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
@@ -13,7 +14,7 @@ from bench.cells import rows_of
 from bench.charts import Mark
 from bench.frames import PERCENT
 from bench.report.blocks import Block, Looks
-from bench.report.svg import Plot, Point, Series
+from bench.report.svg import Look, Plot, Point, Series
 
 MIB = 2.0**20
 
@@ -36,18 +37,22 @@ COSTS = (
 
 
 def plots(block: Block, looks: Looks) -> list[Plot]:
-    """A plot a cost, of the setting that was trained for; methods that cost nothing by it are left out."""
+    """A plot a cost, of the setting that was trained for; what does not train is a dotted line at its score."""
     if not block.settings:
         return []
     setting = block.settings[0]
     table = block.table[(block.table["at"] == "") & (block.table["setting"] == setting) & (block.table["n_seeds"] > 0)]
     ok = block.made[(block.made["setting"] == setting) & (block.made["outcome"] == "ok")]
     own = looks.of(block, list(table["label"]))
-    found = (_plot(block, ok, rows_of(table), own, cost) for cost in COSTS)
+    trains = set(ok.loc[ok["steps"] > 0, "method"])
+    rows = [row for row in rows_of(table) if row.method in trains]
+    others = [row for row in rows_of(table) if row.method not in trains]
+    found = (_plot(block, ok, rows, others, own, cost) for cost in COSTS)
     return [plot for plot in found if plot is not None]
 
 
-def _plot(block: Block, ok: pd.DataFrame, rows: Sequence[object], own: dict[str, object], cost: Cost) -> Plot | None:
+def _plot(block: Block, ok: pd.DataFrame, rows: Sequence[Any], others: Sequence[Any], own: Mapping[str, Look],
+          cost: Cost) -> Plot | None:  # fmt: skip
     spent = ok.groupby("method")[cost.column].mean() * cost.scale
     series = []
     for row in rows:
@@ -69,11 +74,13 @@ def _plot(block: Block, ok: pd.DataFrame, rows: Sequence[object], own: dict[str,
     edge = front([(s.points[0].x, better * s.points[0].y) for s in series])
     series = [replace(s, labelled=i in edge, text=s.text + ", front" * (i in edge)) for i, s in enumerate(series)]
     steps = sorted((series[i].points[0].x, series[i].points[0].y) for i in edge)
-    line = Mark("", *zip(*_stairs(steps), strict=True)) if len(steps) > 1 else None
+    line = Mark("", *zip(*_stairs(steps), strict=True), "front") if len(steps) > 1 else None
     y_log = metric not in PERCENT and min(s.points[0].y for s in series) > 0
+    ends = [pick(s.points[0].x for s in series) for pick in (min, max)]
+    marks = [Mark(row.label, ends, [row.mean] * 2) for row in others if not math.isnan(row.mean)]
     return Plot(
         f"Against {cost.label.partition(',')[0]}", cost.label, cells.WORDS.get(metric, metric), series,
-        [line] if line else [], x_log=True, y_log=y_log,
+        [*marks, *([line] if line else [])], x_log=True, y_log=y_log,
     )  # fmt: skip
 
 

@@ -19,8 +19,8 @@ from bench.report.svg import Plot, Point, Series
 TITLES = {
     "learning": "Learning curves",
     "instances": "Accuracy by instance",
-    "ages": "Recall by age and by load",
-    "retrieval": "What the memory's strongest reads find",
+    "ages": "Recall",
+    "retrieval": "Retrieval",
 }
 
 
@@ -42,7 +42,7 @@ def kinds(block: Block, looks: Looks, names: Iterable[str]) -> list[Kind]:
             continue
         own = looks.of(block, chart.names)
         plots = [
-            plot(panel, block, own, chart.names, title=panel.title or f"{TITLES[name]} on {block.task}",
+            plot(panel, block, own, chart.names, title=f"{TITLES[name]}: {panel.title}" if panel.title else TITLES[name],
                  ticks=_counts(block.made, panel) if name == "instances" else panel.ticks, bands=name == "learning")
             for panel in chart.panels
         ]  # fmt: skip

@@ -13,9 +13,13 @@ from bench.frames import PERCENT
 from bench.report.blocks import Suite
 
 
+NUMBERS = (3, 5, 6, 7)
+"""Columns of the table that hold the numbers of a row."""
+
+
 @dataclass(frozen=True)
 class Row:
-    """One record. score: as people read it; sort: numbers and texts that columns are sorted by."""
+    """One record, as people read it."""
 
     id: str
     suites: Sequence[str]
@@ -29,7 +33,8 @@ class Row:
     params: str
     commit: str
     started: str
-    sort: Sequence[float | str | None]
+    numbers: tuple[float, float | None, float, float]
+    """Seed, score, seconds and parameters, to sort by."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,11 @@ class Listing:
     rows: Sequence[Row]
     parts: Sequence[str]
     details: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def sort(self) -> dict[int, list[float | None]]:
+        """What columns of numbers are sorted by, by column."""
+        return {column: [row.numbers[i] for row in self.rows] for i, column in enumerate(NUMBERS)}
 
 
 def listing(suites: Sequence[Suite]) -> Listing:
@@ -65,13 +75,12 @@ def _row(record: Mapping[str, Any], suites: Sequence[str]) -> Row:
     task = spec["task"]["name"]
     commit = str(env.get("commit") or "")[:7] + ("+" if env.get("dirty") else "")
     seconds = cost["train_s"] + cost["eval_s"]
-    # By what is seen: percent and other units are not one scale, but within a task they are.
-    sort = (task, spec["method"]["name"], config, spec["seed"], record["outcome"],
-            None if value is None else round(100 * value if result["metric"] in PERCENT else value, 6), seconds,
-            cost["params"], record["started"])  # fmt: skip
+    # Percent and other units are not one scale, but within a task they are.
+    shown = None if value is None else round(100 * value if result["metric"] in PERCENT else value, 6)
+    numbers = (spec["seed"], shown, round(seconds, 3), cost["params"])
     return Row(record["id"], suites, task, spec["method"]["name"], config, spec["seed"], record["outcome"], score,
                f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.1f} s", f"{cost['params']:,}", commit,
-               record["started"].partition("T")[0], sort)  # fmt: skip
+               record["started"].partition("T")[0], numbers)  # fmt: skip
 
 
 def _details(record: Mapping[str, Any], parts: dict[str, int]) -> dict[str, Any]:

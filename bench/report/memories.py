@@ -23,6 +23,7 @@ COLOURS = 64
 class Table:
     """A small table: heads, and rows of a method's registered name and cells."""
 
+    name: str
     caption: str
     heads: Sequence[str]
     rows: Sequence[tuple[str, Sequence[str]]]
@@ -54,6 +55,7 @@ def tables(block: Block) -> list[Table]:
             rows.append((block.methods.get(row.method, ""), line))
         metric = ablations["metric"].iloc[0]
         found.append(Table(
+            f"Ablations on {block.task}",
             "Does the memory do anything? Each method with its memory as it is, and taken away; the difference is "
             "paired over seeds, memory as it is less taken away.",
             ["method", "where", "memory", cells.WORDS.get(metric, metric), "seeds", "difference"], rows,
@@ -70,6 +72,7 @@ def tables(block: Block) -> list[Table]:
                 values[row.number] = shown[0] if row.number == "read_slots" else f"{shown[0]} ({shown[1]})"
             rows.append((block.methods.get(str(label), ""), [str(label), *values.values(), str(group["n_seeds"].max())]))
         found.append(Table(
+            f"Diagnostics on {block.task}",
             "What the memory does in its slots on the first test episodes, mean over seeds; in brackets chance.",
             ["method", *memory_tables.SHOWN.values(), "seeds"], rows,
         ))  # fmt: skip

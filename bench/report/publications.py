@@ -1,4 +1,4 @@
-"""Ours beside the papers': the figure, the verdict, what differs between the protocols, and where it is printed."""
+"""Ours beside the papers': both figures, the verdict, what differs between the protocols, and where it is printed."""
 
 from __future__ import annotations
 
@@ -6,46 +6,85 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench import cells
-from bench.cells import rows_of
+from bench import cells, stats
+from bench.errors import BenchError
 from bench.frames import PERCENT
 from bench.report.blocks import Block
+from bench.report.summary import axis, place
+from bench.report.svg import Tick, ticks
+from bench.verdicts import Reproduction
 
 ARXIV = "https://arxiv.org/abs/"
+SIGNS = {"reproduced": "✓", "below": "▼", "above": "▲", "not comparable": "≠", "cannot tell": "?"}
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One figure of ours, and the one published figure that is most like it. low to theirs_at: percent of the axis."""
+
+    method: str
+    name: str
+    where: str
+    ours: str
+    seeds: int
+    theirs: str
+    citation: str
+    link: str
+    verdict: str
+    sign: str
+    gap: str
+    because: str
+    same: str
+    differences: Sequence[str]
+    note: str
+    low: float
+    middle: float
+    high: float
+    theirs_at: float
 
 
 @dataclass(frozen=True)
 class Published:
-    """One figure of ours, and the one published figure that is most like it."""
+    """All figures of a block, on one axis."""
 
-    method: str
-    name: str
-    setting: str
-    ours: str
-    seeds: str
-    theirs: str
-    citation: str
-    link: str
-    same: str
-    because: Sequence[str]
+    rows: Sequence[Beside]
+    ticks: Sequence[Tick]
+    label: str
 
 
-def beside(block: Block) -> list[Published]:
-    """All figures of a block that have a published one beside them."""
-    found = []
-    table = block.table[block.table["published"].notna() & (block.table["n_seeds"] > 0)]
-    for row in rows_of(table):
-        unit = " %" if row.metric in PERCENT else ""
-        place = ", ".join(filter(None, [row.setting, row.at]))
-        link = ARXIV + row.arxiv if row.arxiv and all(c.isalnum() or c in "./-" for c in row.arxiv) else ""
-        found.append(Published(
-            block.methods[row.label], row.label, place, cells.mean(row) + unit,
-            cells.seeds(map(int, row.seeds.split())),
-            cells.published(row.published, None if _none(row.published_ci95) else row.published_ci95) + unit,
-            cells.source(row.source, row.arxiv), link, row.same_protocol, row.because.split(", ") if row.because else [],
+def beside(block: Block) -> Published | None:
+    """All figures of a block that have a published one beside them; None where there is none."""
+    try:
+        found = stats.reproductions(block.made)
+    except BenchError:
+        return None
+    if not found:
+        return None
+    metric = found[0].metric
+    values = [v for r in found for v in (r.ours.value, r.row.value)]
+    scale = axis(values, [math.nan] * len(values), metric)
+    labels = dict(zip(block.made["method"], block.made["label"], strict=True))
+    rows = []
+    for r in found:
+        unit = " %" if r.metric in PERCENT else ""
+        points = " points" if r.metric in PERCENT else ""
+        rows.append(Beside(
+            block.methods[r.method], labels.get(r.method, r.method), ", ".join(filter(None, [r.setting, r.at])),
+            _ours(r) + unit, r.seeds, cells.published(r.row.value, r.row.ci95) + unit,
+            cells.source(r.row.citation, r.row.arxiv), _link(r.row.arxiv), r.verdict, SIGNS[r.verdict],
+            cells.interval(r.gap, sign=True) + points, r.because if r.match.same else "", r.match.verdict,
+            r.match.because.split(", ") if r.match.because else [], r.discrepancies,
+            *(place(v, scale) for v in (r.ours.low, r.ours.value, r.ours.high, r.row.value)),
         ))  # fmt: skip
-    return found
+    label = cells.WORDS.get(metric, metric) + ", logarithmic" * scale.log
+    return Published(rows, ticks(scale, 5), label)
 
 
-def _none(value: object) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+def _ours(r: Reproduction) -> str:
+    text = cells.number(r.ours.value, r.metric)
+    half = r.ours.half_width
+    return text if math.isnan(half) else f"{text} ± {cells.number(half, r.metric, r.ours.value)}"
+
+
+def _link(arxiv: str) -> str:
+    return ARXIV + arxiv if arxiv and all(c.isalnum() or c in "./-" for c in arxiv) else ""

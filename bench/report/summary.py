@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from bench import cells, stats
+from bench import cells, stats, verdicts
 from bench.cells import rows_of
 from bench.errors import BenchError
 from bench.frames import PERCENT
@@ -50,7 +50,6 @@ class Verdict:
     word: str
     sign: str
     told: str
-    margin: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,8 @@ class Ranking:
     forest: Forest
     matrix: Matrix | None
     sentence: str
+    paper: str
+    """The comparison of the first two as one would write it in a paper; empty where there is none."""
 
 
 def rankings(block: Block, looks: Looks) -> list[Ranking]:
@@ -82,7 +83,8 @@ def rankings(block: Block, looks: Looks) -> list[Ranking]:
         compared = _compared(block.made[block.made["setting"] == setting])
         labels = dict(zip(shown["method"], shown["label"], strict=True))
         found.append(Ranking(
-            setting, forest(block, shown, own), matrix(shown, labels, block, compared), sentence(shown, labels, compared)
+            setting, forest(block, shown, own), matrix(shown, labels, block, compared),
+            sentence(shown, labels, compared), _paper(shown, compared),
         ))  # fmt: skip
     return found
 
@@ -92,7 +94,7 @@ def forest(block: Block, table: pd.DataFrame, looks: Mapping[str, Look]) -> Fore
     rows = rows_of(table)
     metric = rows[0].metric if rows else "accuracy"
     known = [row for row in rows if not math.isnan(row.mean)]
-    scale = _axis(known, metric)
+    scale = axis([row.mean for row in known], [row.half_width for row in known], metric)
     bars = []
     for row in rows:
         has = not math.isnan(row.half_width) and not math.isnan(row.mean)
@@ -103,23 +105,24 @@ def forest(block: Block, table: pd.DataFrame, looks: Mapping[str, Look]) -> Fore
             row.label, block.methods[row.label], looks[row.label],
             cells.mean(row) + " %" * (metric in PERCENT) if row.n_seeds else "diverged",
             cells.seeds(map(int, row.seeds.split())) if row.seeds else "", "; ".join(notes), cells.episodes(row),
-            _at(low, scale), _at(row.mean, scale), _at(high, scale),
+            place(low, scale), place(row.mean, scale), place(high, scale),
         ))  # fmt: skip
     label = cells.WORDS.get(metric, metric) + ", logarithmic" * scale.log
     return Forest(bars, ticks(scale, 5), label)
 
 
-def _axis(rows: Sequence[object], metric: str) -> Scale:
-    values = [row.mean for row in rows]
+def axis(values: Sequence[float], half_widths: Sequence[float], metric: str) -> Scale:
+    """The axis of means with intervals, 0 to 100: of all percent, else from zero, or logarithmic over decades."""
     if metric in PERCENT:
         return Scale(0.0, 100.0, 0.0, 100.0, False)
     if values and min(values) > 0 and max(values) / min(values) > 20:
         return Scale(min(values) / 1.5, max(values) * 1.5, 0.0, 100.0, True)
-    ends = [v + w for row in rows for v in [row.mean] for w in (0.0, row.half_width) if not math.isnan(w)]
+    ends = [v + (0.0 if math.isnan(w) else w) for v, w in zip(values, half_widths, strict=True)]
     return Scale(min([0.0, *values]), 1.05 * max([*ends, 1e-9]), 0.0, 100.0, False)
 
 
-def _at(value: float, scale: Scale) -> float:
+def place(value: float, scale: Scale) -> float:
+    """Where a value is on an axis, no further than its ends; NaN for NaN."""
     if math.isnan(value):
         return math.nan
     return min(100.0, max(0.0, scale(max(value, scale.low))))
@@ -150,13 +153,13 @@ def matrix(table: pd.DataFrame, labels: Mapping[str, str], block: Block,
 def _verdict(c: stats.Comparison, labels: Mapping[str, str]) -> Verdict:
     a, b = labels.get(c.a, c.a), labels.get(c.b, c.b)
     parts = [f"{a} against {b}: {c.verdict}"]
-    value, low, high = c.shown
-    unit = f" {c.unit}".rstrip()
-    if not math.isnan(low):
-        parts.append(f"difference {_signed(value, c)}{unit}, 95 % interval {_signed(low, c)} to {_signed(high, c)}")
-        parts.append(f"p {_p(c.p_holm)} (Holm, {c.family} pairs), sign-flip {_p(c.p_flip)} (least {c.p_flip_least:.2g})")
-    elif not math.isnan(value):
-        parts.append(f"difference {_signed(value, c)}{unit}")
+    if not math.isnan(c.difference.value):
+        parts.append(f"difference {cells.interval(c.shown, sign=True)} {c.unit}".rstrip() + f", {cells.seeds(c.seeds)}")
+    if not math.isnan(c.difference.low):
+        parts.append(f"{cells.p_value(c.p_holm)}, Holm over {c.family}")
+        parts.append(f"exact sign-flip {cells.p_value(c.p_flip)}, at least {c.p_flip_least:.2g}")
+        margin = f"± {cells.rounded(c.shown_margin, 0)} {c.unit}".rstrip() if c.shown_margin is not None else ""
+        parts += [f"what matters: {margin}"] if margin else []
     if c.because:
         parts.append(c.because)
     if c.verdict == "cannot tell" and c.seeds_needed:
@@ -164,13 +167,10 @@ def _verdict(c: stats.Comparison, labels: Mapping[str, str]) -> Verdict:
     return Verdict(c.verdict, SIGNS[c.verdict], "; ".join(parts))
 
 
-def _signed(value: float, c: stats.Comparison) -> str:
-    text = f"{value:.1f}" if c.unit == "%" else cells.number(value, c.metric)
-    return ("+" if value > 0 else "") + text.replace("-", "−")
-
-
-def _p(value: float) -> str:
-    return "—" if math.isnan(value) else "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 1 else "1"
+def _paper(table: pd.DataFrame, compared: Sequence[stats.Comparison]) -> str:
+    first = list(table["method"][:2])
+    both = next((c for c in compared if [c.a, c.b] == first and len(c.seeds) >= stats.FEWEST), None)
+    return verdicts.sentence(both) if both else ""
 
 
 def sentence(table: pd.DataFrame, labels: Mapping[str, str], compared: Sequence[stats.Comparison]) -> str:
@@ -187,10 +187,10 @@ def sentence(table: pd.DataFrame, labels: Mapping[str, str], compared: Sequence[
                for c in compared if best.method in (c.a, c.b)}  # fmt: skip
     by_word: dict[str, list[str]] = {}
     for row in ranked[1:]:
-        word = against[row.method].verdict if row.method in against else "cannot tell"
-        by_word.setdefault(word, []).append(row.label)
-    few = all(len(c.seeds) < stats.FEWEST for c in against.values())
-    if few:
+        pair = against.get(row.method)
+        few = pair is None or len(pair.seeds) < stats.FEWEST
+        by_word.setdefault("few" if few else pair.verdict, []).append(row.label)
+    if len(by_word) == 1 and "few" in by_word:
         n = max((len(c.seeds) for c in against.values()), default=0)
         return f"{text}, over {n} seed{'s' * (n != 1)}: too few to tell any two methods apart."
     parts = [text]
@@ -205,6 +205,8 @@ def sentence(table: pd.DataFrame, labels: Mapping[str, str], compared: Sequence[
                   for n in [c.seeds_needed] if n]  # fmt: skip
         hint = f" (up to {max(needed):,} seeds needed)" if needed else ""
         parts.append(f"not to be told from {_list(by_word['cannot tell'])}{hint}")
+    if "few" in by_word:
+        parts.append(f"with {_list(by_word['few'])} it shares fewer than {stats.FEWEST} seeds")
     return "; ".join(parts) + "."
 
 

@@ -13,15 +13,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from bench.charts import Mark
+from bench.charts import Mark, spaced
 
 WIDTH, HEIGHT = 480, 300
-LEFT, RIGHT, TOP, BOTTOM = 54, 16, 12, 46
+LEFT, RIGHT, TOP, BOTTOM = 62, 16, 14, 46
 """Room around the axes, in units of the drawing."""
 COLOURS, DASHES, MARKERS = 8, 5, 8
 """So many of each are in the style sheet and the page."""
 MARKED = 10
 """At most so many points of a line bear its marker."""
+LINE = 13
+"""Height of a line of text."""
 MOST = 80
 """Longer lines are thinned to so many points."""
 
@@ -163,15 +165,14 @@ def layout(plot: Plot) -> Picture:
     """Lay a plot out. What cannot be on a logarithmic axis is left out."""
     xs = [p.x for s in plot.series for p in _all(s)] + [x for m in plot.marks for x in m.x]
     ys = [p.y for s in plot.series for p in _all(s)]
-    ys += [v for s in plot.series for v in (*s.low, *s.high) if v is not None]
+    # A band over three seeds can span decades: it is cut where the lines end. A whisker is shown whole.
+    ys += [v for s in plot.series if not s.joined for v in (*s.low, *s.high) if v is not None]
     ys += [v for m in plot.marks for v in m.y if v is not None]
     x = _scale(xs, LEFT, WIDTH - RIGHT, plot.x_log, tight=any(s.joined for s in plot.series) and not plot.ticks)
     y = _scale([0.0, 100.0] if plot.percent else ys, HEIGHT - BOTTOM, TOP, plot.y_log, zero=not plot.percent)
     x_ticks = [Tick(x(v), text) for v, text in plot.ticks] or ticks(x, 6)
-    return Picture(
-        plot, _thinned(x_ticks), ticks(y, 6), [_drawn(s, x, y) for s in plot.series],
-        [r for m in plot.marks if (r := _reference(m, x, y))],
-    )  # fmt: skip
+    references = [r for m in plot.marks if (r := _reference(m, x, y))]
+    return Picture(plot, _thinned(x_ticks), ticks(y, 6), [_drawn(s, x, y) for s in plot.series], _apart(references))
 
 
 def _all(series: Series) -> Iterable[Point]:
@@ -210,10 +211,16 @@ def ticks(scale: Scale, most: int) -> list[Tick]:
 
 
 def _thinned(found: list[Tick]) -> list[Tick]:
-    """Every second tick, or every third, …, so that their texts do not touch."""
-    widest = max((len(t.text) for t in found), default=0) * 6.5 + 8
-    room = (WIDTH - LEFT - RIGHT) / max(1, len(found) - 1)
-    return found[:: max(1, math.ceil(widest / room))] if found else found
+    """Ticks without those whose text would touch the text before."""
+    kept: list[Tick] = []
+    end = -math.inf
+    for tick in found:
+        first, *more = tick.text.split("\n")
+        half = max(3.6 * len(first), *(2.8 * len(text) for text in more), 0.0)
+        if tick.at - half >= end:
+            kept.append(tick)
+            end = tick.at + half + 4
+    return kept
 
 
 def plain(value: float) -> str:
@@ -238,9 +245,8 @@ def _drawn(series: Series, x: Scale, y: Scale) -> Drawn:
     if series.low:
         ends = [(p.x, low, high) for p, low, high in zip(series.points, series.low, series.high, strict=True)
                 if low is not None and high is not None]  # fmt: skip
-        floor = y.low if y.log else -math.inf
-        lows = [(x(a), y(max(low, floor))) for a, low, _ in ends]
-        highs = [(x(a), y(max(high, floor))) for a, _, high in ends]
+        lows = [(x(a), y(min(max(low, y.low), y.high))) for a, low, _ in ends]
+        highs = [(x(a), y(min(max(high, y.low), y.high))) for a, _, high in ends]
         if series.joined and len(ends) > 1:
             made.band = _path([*highs, *lows[::-1]]) + "Z"
         elif not series.joined:
@@ -273,3 +279,11 @@ def _reference(mark: Mark, x: Scale, y: Scale) -> Reference | None:
     if not points:
         return None
     return Reference(mark.kind, mark.name, _path(points), points[-1][0], points[-1][1] - 5)
+
+
+def _apart(references: Sequence[Reference]) -> list[Reference]:
+    """Names of marks above their ends, moved apart where they would overlap."""
+    named = sorted((r for r in references if r.name), key=lambda r: r.y)
+    middles = spaced([r.y / HEIGHT for r in named], [LINE / HEIGHT] * len(named))
+    moved = {id(r): HEIGHT * middle for r, middle in zip(named, middles, strict=True)}
+    return [r._replace(y=round(moved.get(id(r), r.y), 1)) for r in references]
