@@ -42,6 +42,22 @@ def render(results: Path, suites: Sequence[str] = (), *, dirty: bool = False, li
     return page(gathered, problems, devices, measured, memories.shots(results), live=live)
 
 
+class Texts:
+    """Texts that a page holds once, by number."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def number(self, text: str) -> int:
+        """The number of a text."""
+        return self._numbers.setdefault(text, len(self._numbers))
+
+    @property
+    def texts(self) -> list[str]:
+        """All of them."""
+        return list(self._numbers)
+
+
 def page(
     gathered: Sequence[Suite],
     problems: Sequence[str] = (),
@@ -65,6 +81,7 @@ def page(
         )
     }
     hover: list[Any] = []
+    pairs = Texts()
 
     def figure(plot: svg.Plot) -> svg.Picture:
         made = svg.layout(plot)
@@ -74,7 +91,7 @@ def page(
     script = _text("page.js") + (_text("live.js") if live else "")
     return _environment().get_template(TEMPLATE).render(
         suites=gathered, blocks=every, parts=[_block(block, looks) for block in every], rows=rows, numbers=numbers,
-        overview=[_overview(block) for block in every], figure=figure, hover=hover, problems=problems,
+        overview=[_overview(block) for block in every], figure=figure, hover=hover, pairs=pairs, problems=problems,
         devices=devices, measured=measured, shots=shots, card=card.card(gathered), version=__version__, live=live,
         style=_text("style.css"), script=script, script_hash=_hash(script), nan=math.isnan,
     )  # fmt: skip
@@ -115,7 +132,7 @@ def _environment() -> Environment:
         loader=PackageLoader("bench.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    made.filters["plain"] = svg.plain
+    made.policies["json.dumps_kwargs"] = {"sort_keys": True, "separators": (",", ":"), "ensure_ascii": False}
     return made
 
 

@@ -39,7 +39,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Listing:
-    """All rows, and details by id: {method, task, budget, env, data: indices into parts; command; evaluations}."""
+    """All rows, and details by id: {method, task, budget, env, data, command: indices into parts; scores, cost, times}.
+
+    Commands have {seed} in the place of the seed.
+    """
 
     rows: Sequence[Row]
     parts: Sequence[str]
@@ -99,7 +102,7 @@ def _details(record: Mapping[str, Any], parts: dict[str, int]) -> dict[str, Any]
         "budget": part(_pairs("", spec["budget"])),
         "env": part("\n".join([_pairs("", env), *resumed])),
         "data": part(f"{data['name']}, sha256 {data['sha256']}" if data else "generated, nothing read"),
-        "command": command(spec),
+        "command": part(command(spec).replace(f"--seeds {spec['seed']}", "--seeds {seed}", 1)),
         "scores": scores,
         "cost": _pairs("", record["cost"]),
         "times": f"{record['started']} to {record['finished']}",

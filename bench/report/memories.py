@@ -94,7 +94,7 @@ def shots(results: Path) -> list[Shot]:
         small = io.BytesIO()
         kept.quantize(COLOURS, dither=Image.Dither.NONE).save(small, "png", optimize=True)
         method, _, task = path.stem.removeprefix("memory-").partition("-")
-        words = f"Where {method} reads and writes in one episode of {task}"
+        words = f"{method}, {task}".replace("-", " ")
         source = "data:image/png;base64," + base64.b64encode(small.getvalue()).decode()
         found.append(Shot(path.stem, words, source, kept.width, kept.height))
     return found

@@ -15,8 +15,6 @@ from bench.frames import PERCENT
 from bench.report.blocks import Block, Looks
 from bench.report.svg import Look, Scale, Tick, ticks
 
-SIGNS = {"better": "▲", "worse": "▼", "equivalent": "≈", "cannot tell": "?"}
-
 
 @dataclass(frozen=True)
 class Bar:
@@ -45,10 +43,9 @@ class Forest:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A cell of a matrix: a word, a sign, and all that is behind it, in words."""
+    """A cell of a matrix: a word, and all that is behind it, in words; the same words both ways."""
 
     word: str
-    sign: str
     told: str
 
 
@@ -144,27 +141,28 @@ def matrix(table: pd.DataFrame, labels: Mapping[str, str], block: Block,
     if all(len(c.seeds) < stats.FEWEST for c in compared):
         return None
     methods = [m for m in table["method"] if any(m in (c.a, c.b) for c in compared)]
-    both = {(c.a, c.b): c for c in compared} | {(c.b, c.a): c.swapped for c in compared}
-    grid = [[_verdict(both[a, b], labels) if (a, b) in both else None for b in methods] for a in methods]
+    both = {pair: Verdict(word, told) for c in compared for told in [_told(c, labels)]
+            for pair, word in (((c.a, c.b), c.verdict), ((c.b, c.a), c.swapped.verdict))}  # fmt: skip
     names = [labels[m] for m in methods]
-    return Matrix(names, [block.methods[name] for name in names], grid)
+    return Matrix(names, [block.methods[name] for name in names], [[both.get((a, b)) for b in methods] for a in methods])
 
 
-def _verdict(c: stats.Comparison, labels: Mapping[str, str]) -> Verdict:
-    a, b = labels.get(c.a, c.a), labels.get(c.b, c.b)
-    parts = [f"{a} against {b}: {c.verdict}"]
+def _told(c: stats.Comparison, labels: Mapping[str, str]) -> str:
+    parts = []
     if not math.isnan(c.difference.value):
-        parts.append(f"difference {cells.interval(c.shown, sign=True)} {c.unit}".rstrip() + f", {cells.seeds(c.seeds)}")
+        direction = f"{labels.get(c.a, c.a)} less {labels.get(c.b, c.b)}" if c.scale == "difference" else labels.get(c.a, c.a)
+        against = "" if c.scale == "difference" else f" of {labels.get(c.b, c.b)}"
+        parts.append(f"{direction}: {cells.interval(c.shown, sign=True)} {c.unit}".rstrip() + against)
+        parts.append(cells.seeds(c.seeds))
     if not math.isnan(c.difference.low):
         parts.append(f"{cells.p_value(c.p_holm)}, Holm over {c.family}")
         parts.append(f"exact sign-flip {cells.p_value(c.p_flip)}, at least {c.p_flip_least:.2g}")
-        margin = f"± {cells.rounded(c.shown_margin, 0)} {c.unit}".rstrip() if c.shown_margin is not None else ""
-        parts += [f"what matters: {margin}"] if margin else []
-    if c.because:
-        parts.append(c.because)
+        if c.shown_margin is not None:
+            parts.append(f"what matters: ± {cells.rounded(c.shown_margin, 0)} {c.unit}".rstrip())
+    parts += [c.because] if c.because else []
     if c.verdict == "cannot tell" and c.seeds_needed:
         parts.append(f"{c.seeds_needed:,} seeds would find a difference of this size with 80 % power")
-    return Verdict(c.verdict, SIGNS[c.verdict], "; ".join(parts))
+    return "; ".join(parts)
 
 
 def _paper(table: pd.DataFrame, compared: Sequence[stats.Comparison]) -> str:

@@ -24,8 +24,8 @@ MARKED = 10
 """At most so many points of a line bear its marker."""
 LINE = 13
 """Height of a line of text."""
-MOST = 80
-"""Longer lines are thinned to so many points."""
+MOST, LEAST, ALL = 80, 12, 5000
+"""Longer lines are thinned to MOST points; those of single seeds further, to no less than LEAST, if all had over ALL."""
 
 
 class Look(NamedTuple):
@@ -137,13 +137,19 @@ class Picture:
         return f"{self.plot.title}: {self.plot.y_label} against {self.plot.x_label}; {names}"
 
     @property
-    def hover(self) -> list[list[object]]:
-        """What the script needs: a list of [series, seed or "", [[x, y, where, told], …]]."""
-        found: list[list[object]] = []
+    def hover(self) -> dict[str, list[object]]:
+        """What the script needs. grids: [x …], [where …] that lines share; lines: series, seed or "", grid, [y …], told.
+
+        told is one text, a line a point.
+        """
+        grids: dict[tuple[tuple[float, ...], tuple[str, ...]], int] = {}
+        lines: list[object] = []
         for i, each in enumerate(self.drawn):
-            found += [[i, "", each.places]] if each.places else []
-            found += [[i, name, places] for _, _, name, places in each.seeds if places]
-        return found
+            for name, places in [("", each.places), *((name, places) for _, _, name, places in each.seeds)]:
+                if places:
+                    xs, ys, where, told = zip(*places, strict=True)
+                    lines.append([i, name, grids.setdefault((xs, where), len(grids)), ys, "\n".join(told)])
+        return {"grids": list(grids), "lines": lines}
 
 
 class Scale(NamedTuple):
@@ -171,8 +177,9 @@ def layout(plot: Plot) -> Picture:
     x = _scale(xs, LEFT, WIDTH - RIGHT, plot.x_log, tight=any(s.joined for s in plot.series) and not plot.ticks)
     y = _scale([0.0, 100.0] if plot.percent else ys, HEIGHT - BOTTOM, TOP, plot.y_log, zero=not plot.percent)
     x_ticks = [Tick(x(v), text) for v, text in plot.ticks] or ticks(x, 6)
+    each = max(LEAST, min(MOST, ALL // max(1, sum(len(s.seeds) for s in plot.series))))
     references = [r for m in plot.marks if (r := _reference(m, x, y))]
-    return Picture(plot, _thinned(x_ticks), ticks(y, 6), [_drawn(s, x, y) for s in plot.series], _apart(references))
+    return Picture(plot, _thinned(x_ticks), ticks(y, 6), [_drawn(s, x, y, each) for s in plot.series], _apart(references))
 
 
 def _all(series: Series) -> Iterable[Point]:
@@ -216,7 +223,7 @@ def _thinned(found: list[Tick]) -> list[Tick]:
     end = -math.inf
     for tick in found:
         first, *more = tick.text.split("\n")
-        half = max(3.6 * len(first), *(2.8 * len(text) for text in more), 0.0)
+        half = max(4.1 * len(first), *(3.2 * len(text) for text in more), 0.0)
         if tick.at - half >= end:
             kept.append(tick)
             end = tick.at + half + 4
@@ -232,7 +239,7 @@ def plain(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"
 
 
-def _drawn(series: Series, x: Scale, y: Scale) -> Drawn:
+def _drawn(series: Series, x: Scale, y: Scale, most: int) -> Drawn:
     made = Drawn(series)
     made.places = _places(series.points, x, y)
     if series.joined:
@@ -252,7 +259,7 @@ def _drawn(series: Series, x: Scale, y: Scale) -> Drawn:
         elif not series.joined:
             made.whiskers = "".join(f"M{a} {b}V{d}" for (a, b), (_, d) in zip(lows, highs, strict=True))
     for name, points in series.seeds:
-        places = _places(points, x, y)
+        places = _places(points, x, y, most)
         cross = (places[-1][0], places[-1][1]) if places and name in series.broken else None
         made.seeds.append((_path(places), cross, name, places))
     if series.labelled and made.places:
@@ -261,8 +268,8 @@ def _drawn(series: Series, x: Scale, y: Scale) -> Drawn:
     return made
 
 
-def _places(points: Sequence[Point], x: Scale, y: Scale) -> list[tuple[float, float, str, str]]:
-    every = max(1, math.ceil(len(points) / MOST))
+def _places(points: Sequence[Point], x: Scale, y: Scale, most: int = MOST) -> list[tuple[float, float, str, str]]:
+    every = max(1, math.ceil(len(points) / most))
     kept = points[::-1][::every][::-1]
     return [(x(p.x), y(p.y), p.where, p.told) for p in kept
             if math.isfinite(p.y) and (p.y > 0 or not y.log) and (p.x > 0 or not x.log)]  # fmt: skip

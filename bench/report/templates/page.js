@@ -138,7 +138,9 @@
 
   for (const figure of $$(".chart")) {
     const plot = $(".plot", figure), svg = $("svg", plot), pointer = $(".pointer", svg);
-    const lines = data.figures[figure.dataset.figure];
+    const { grids, lines: given } = data.figures[figure.dataset.figure];
+    const lines = given.map(([i, seed, grid, ys, told]) => [i, seed,
+      told.split("\n").map((text, k) => [grids[grid][0][k], ys[k], grids[grid][1][k], text])]);
     const series = $$(".series", svg), buttons = $$(".legend button", figure);
     const name = i => $(".what", buttons[i]).textContent;
     const visible = i => getComputedStyle(series[i]).display !== "none";
@@ -202,27 +204,34 @@
       });
     });
   }
-  for (const cell of $$(".matrix td[title]")) {
-    const told = cell.title.split("; ");
-    cell.removeAttribute("title");
-    cell.setAttribute("tabindex", "-1");
-    const here = () => { const box = cell.getBoundingClientRect(); tell(told, box.left, box.top); };
-    cell.addEventListener("pointerenter", here);
-    cell.addEventListener("focus", here);
-    cell.addEventListener("pointerleave", hush);
-    cell.addEventListener("blur", hush);
-  }
+  const pair = cell => {
+    const names = [cell.parentNode.cells[0], cell.closest("table").rows[0].cells[cell.cellIndex]].map(head => head.textContent);
+    return [`${names[0]} against ${names[1]}: ${cell.textContent}`, ...data.pairs[cell.dataset.p].split("; ")];
+  };
+  const tellPair = event => {
+    const cell = event.target.closest?.("td[data-p]");
+    if (!cell) return;
+    const box = cell.getBoundingClientRect(), words = pair(cell);
+    tell(words, box.left, box.top);
+    if (event.type === "focusin") status.textContent = words.join(", ");
+  };
   for (const table of $$(".matrix")) { // one stop for the tab key, arrow keys from cell to cell
-    const first = $("td[tabindex]", table);
-    if (first) first.tabIndex = 0;
+    const cells = $$("td[data-p]", table);
+    cells.forEach((cell, i) => { cell.tabIndex = i ? -1 : 0; });
+    for (const type of ["pointerover", "focusin"]) table.addEventListener(type, tellPair);
+    for (const type of ["pointerleave", "focusout"]) table.addEventListener(type, hush);
     table.addEventListener("keydown", event => {
       const step = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
       const cell = event.target.closest("td");
       if (!step || !cell) return;
       event.preventDefault();
       let [row, column] = [cell.parentNode.rowIndex, cell.cellIndex], next;
-      do { row += step[0]; column += step[1]; next = table.rows[row]?.cells[column]; } while (next && !next.hasAttribute("tabindex") && next.tagName === "TD");
-      if (next?.tagName === "TD") { next.focus(); const words = next.textContent.trim(); status.textContent = words; }
+      do { // past the diagonal, and what a filter hides
+        row += step[0];
+        column += step[1];
+        next = table.rows[row]?.cells[column];
+      } while (next?.tagName === "TD" && (!next.dataset.p || !next.offsetParent));
+      if (next?.tagName === "TD") next.focus();
     });
   }
   addEventListener("scroll", hush, { passive: true });
@@ -292,14 +301,15 @@
   function open(id) {
     const found = data.details[id];
     if (!found) return;
-    const row = rows.find(each => each.id === id).tr, part = (title, text) => {
+    const row = rows.find(each => each.id === id).tr, command = data.parts[found.command].replace("{seed}", row.cells[3].textContent);
+    const part = (title, text) => {
       const box = make("div", "");
       box.append(make("h3", title), make("pre", text));
       return box;
     };
     $("h2", dialog).textContent = `${row.cells[1].textContent} on ${row.cells[0].textContent}, seed ${row.cells[3].textContent}: ${row.cells[4].textContent}`;
-    const again = part("The command that makes it again", found.command), button = make("button", "copy", { type: "button" });
-    button.addEventListener("click", () => copy(button, found.command));
+    const again = part("The command that makes it again", command), button = make("button", "copy", { type: "button" });
+    button.addEventListener("click", () => copy(button, command));
     again.append(button);
     const scores = found.scores.map(([name, score, n]) => `${name}: ${score}, ${n} episodes`).join("\n") || "none: it diverged";
     const pair = (...parts) => { const box = make("div", "", { class: "pair" }); box.append(...parts); return box; };
