@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PIP_CONSTRAINT PIP_REQUIREMENT PIP_NO_DEPS PIP_REQUIRE_HASHES PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long lint format benchmark gpu-check tables tables-check memory-pictures clean
+.PHONY: help run test test-long lint format benchmark gpu-check tables tables-check pages memory-pictures clean
 
 help: ## list all targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ tables: $(VENV)/.run ## write results/tables anew from the committed records
 
 tables-check: $(VENV)/.run ## fail where a committed table is not what the records say
 	$(BIN)/bench tables --check
+
+pages: $(VENV)/.run ## write results/report.html from the committed records
+	$(BIN)/bench report --out results/report.html
 
 # The pictures of mann/README.md: name, record, episode, which of its pictures.
 MEMORY_PICTURES := ntm-recall:5eabcfc16bb9:0:episode0-weights dnc-copy:759ab0f3ba2c:0:episode0-weights \

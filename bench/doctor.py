@@ -15,6 +15,7 @@ from bench.errors import BenchError
 
 PACKAGES = (
     "torch", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "typer", "rich", "pillow", "pooch", "tabulate",
+    "jinja2",
 )  # fmt: skip
 LEARN2LEARN = (
     "pip install requests tqdm scipy, then "

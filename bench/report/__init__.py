@@ -39,7 +39,7 @@ def render(results: Path, suites: Sequence[str] = (), *, dirty: bool = False, li
     alone = bool(suites)
     devices = [] if alone else speed.devices(results, problems)
     measured = [] if alone else speed.measured(results, problems)
-    return page(gathered, problems, devices, measured, memories.shots(results), live=live)
+    return page(gathered, problems, devices, measured, [] if alone else memories.shots(results), live=live)
 
 
 class Texts:

@@ -121,7 +121,7 @@
   function go(from) {
     const target = view.at && document.getElementById(view.at);
     if (!target) return;
-    target.scrollIntoView();
+    target.scrollIntoView({ behavior: from ? "auto" : "instant" });
     if (from) { target.setAttribute("tabindex", "-1"); target.focus({ preventScroll: true }); }
   }
 
