@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from urllib.parse import quote
 
 import pytest
 
-from bench.report import memories
+from bench import records, report
+from bench.report import memories, serving
 from tests import browsers, synthetic
 
 SECTIONS = ("summary", "curves", "cost", "published", "memory", "profile", "records", "card")
@@ -27,8 +30,8 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
-    shot = memories.Shot("memory-a", "a memory", "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw==",
-                         1, 1)  # fmt: skip
+    dot = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
+    shot = memories.Shot("memory-a", "a memory", dot, 1, 1)
     return browsers.write(tmp_path_factory.mktemp("page"), browsers.page(browsers.rich(), shots=[shot]))
 
 
@@ -89,7 +92,8 @@ def test_filters_act_on_the_whole_page_and_live_in_the_hash(opened: Any) -> None
     opened.click("h1")
     opened.click(".filter[data-kind=method] summary")
     opened.check(".filter[data-kind=method] input[data-name='mann']")
-    assert "task=omniglot-online" in _hash(opened) and "method=mann" in _hash(opened)
+    assert "task=omniglot-online" in _hash(opened)
+    assert "method=mann" in _hash(opened)
 
     def names(query: str) -> set[str]:
         return set(opened.locator(query).evaluate_all(
@@ -97,30 +101,35 @@ def test_filters_act_on_the_whole_page_and_live_in_the_hash(opened: Any) -> None
 
     for page in (opened, opened.reload() and opened):
         assert all(0 < _visible(page, query) < n for query, n in everywhere.items())
-        assert names("#summary article h3") and all(n.startswith("omniglot-online") for n in names("#summary article h3"))
+        assert names("#summary article h3")
+        assert all(n.startswith("omniglot-online") for n in names("#summary article h3"))
         assert all(name.startswith("mann") for name in names(".legend .what"))
         assert names(".records tbody td:first-child") == {"omniglot-online"}
         assert names(".records tbody th") == {"mann"}
     opened.click(".clear")
-    assert _hash(opened) == "" and _visible(opened, "article.block") == everywhere["article.block"]
+    assert _hash(opened) == ""
+    assert _visible(opened, "article.block") == everywhere["article.block"]
 
 
 def test_links_within_the_page_keep_the_filters(opened: Any, address: str) -> None:
     opened.goto(address + "#task=copy")
     opened.reload()
     opened.click("nav a[href='#records']")
-    assert "task=copy" in _hash(opened) and "at=records" in _hash(opened)
+    assert "task=copy" in _hash(opened)
+    assert "at=records" in _hash(opened)
 
 
 def test_records_are_searched_sorted_and_opened(opened: Any) -> None:
     cells = ".records tbody td:nth-child({})"
     opened.fill(".search input", "copy ntm")
-    assert set(opened.locator(".records tbody th").all_inner_texts()) == {"ntm"} and "q=copy" in _hash(opened)
+    assert set(opened.locator(".records tbody th").all_inner_texts()) == {"ntm"}
+    assert "q=copy" in _hash(opened)
     opened.fill(".search input", "sinusoid")
     head = opened.locator(".records thead button", has_text="score")
     head.click()
     found = [float(text.split()[0]) for text in opened.locator(cells.format(6)).all_inner_texts()]
-    assert found == sorted(found) and len(set(found)) > 3
+    assert found == sorted(found)
+    assert len(set(found)) > 3
     assert opened.get_attribute(".records thead th:nth-child(6)", "aria-sort") == "ascending"
     head.click()
     found = [float(text.split()[0]) for text in opened.locator(cells.format(6)).all_inner_texts()]
@@ -131,10 +140,15 @@ def test_records_are_searched_sorted_and_opened(opened: Any) -> None:
     shown = opened.inner_text("dialog")
     id = opened.locator(".records tbody tr").first.get_attribute("data-id")
     assert f"record={id}" in _hash(opened)
-    assert id in shown and "bench run -m" in shown and "--seeds" in shown and "{seed}" not in shown
-    assert "device = a processor" in shown and "sinusoid version 1" in shown
+    assert id in shown
+    assert "bench run -m" in shown
+    assert "--seeds" in shown
+    assert "{seed}" not in shown
+    assert "device = a processor" in shown
+    assert "sinusoid version 1" in shown
     opened.keyboard.press("Escape")
-    assert not opened.locator("dialog").is_visible() and "record=" not in _hash(opened)
+    assert not opened.locator("dialog").is_visible()
+    assert "record=" not in _hash(opened)
 
 
 def test_a_records_command_can_be_copied(chromium: Any, address: str) -> None:
@@ -158,22 +172,28 @@ def test_a_plot_tells_the_value_under_the_pointer_and_by_arrow_keys(opened: Any)
     opened.mouse.move(box["x"] + x * scale, box["y"] + y * scale)
     tip = opened.locator(".tip")
     name = figure.locator(".legend .what").nth(series).inner_text()
-    assert tip.is_visible() and name in tip.inner_text() and told.split("\n")[-1] in tip.inner_text()
-    assert data["grids"][grid][1][-1] in tip.inner_text() and not seed
+    assert tip.is_visible()
+    assert name in tip.inner_text()
+    assert told.split("\n")[-1] in tip.inner_text()
+    assert data["grids"][grid][1][-1] in tip.inner_text()
+    assert not seed
     assert figure.locator(".series.on").count() == 1
     opened.mouse.move(2, 2)
-    assert not tip.is_visible() and figure.locator(".series.on").count() == 0
+    assert not tip.is_visible()
+    assert figure.locator(".series.on").count() == 0
     figure.locator(".plot").focus()
     for _ in range(2):
         opened.keyboard.press("ArrowRight")
-    assert told.split("\n")[1] in tip.inner_text() and told.split("\n")[1] in opened.inner_text("[role=status]")
+    assert told.split("\n")[1] in tip.inner_text()
+    assert told.split("\n")[1] in opened.inner_text("[role=status]")
 
 
 def test_a_verdict_tells_what_is_behind_it(opened: Any) -> None:
     cell = opened.locator(".matrix td.better").first
     cell.scroll_into_view_if_needed()
     cell.hover()
-    assert "better" in opened.inner_text(".tip") and "Holm" in opened.inner_text(".tip")
+    assert "better" in opened.inner_text(".tip")
+    assert "Holm" in opened.inner_text(".tip")
     first = opened.locator(".matrix td[tabindex='0']").first
     first.focus()
     opened.keyboard.press("ArrowDown")
@@ -206,7 +226,7 @@ def test_nothing_is_wider_than_the_window(chromium: Any, address: str, width: in
     page.evaluate("document.querySelectorAll('main details').forEach(each => { each.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     wide = page.locator("main > section > *, .block > *, .chart, .chart svg").evaluate_all(
-        "all => all.filter(each => each.getBoundingClientRect().right > innerWidth + 1).map(each => each.outerHTML.slice(0, 80))"
+        "all => all.filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
     )
     context.close()
     assert not wide
@@ -217,7 +237,8 @@ def test_paper_has_every_section(opened: Any, tmp_path: Path) -> None:
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
     opened.emulate_media(media="print")
     assert all(_visible(opened, f"section#{name} > h2") == 1 for name in SECTIONS)
-    assert _visible(opened, "nav") == 0 and _visible(opened, ".chart svg") > 5
+    assert _visible(opened, "nav") == 0
+    assert _visible(opened, ".chart svg") > 5
     if shutil.which("pdftotext"):
         command = ["pdftotext", "-layout", str(tmp_path / "report.pdf"), "-"]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -228,8 +249,10 @@ def test_paper_has_every_section(opened: Any, tmp_path: Path) -> None:
 def test_without_javascript_everything_is_there_but_what_could_not_work(chromium: Any, address: str) -> None:
     for page in _opened(chromium, address, java_script_enabled=False):
         assert page.locator("section h2").count() == len(SECTIONS)
-        assert page.locator(".filters").is_hidden() and page.locator(".search").is_hidden()
-        assert page.locator(".chart svg").first.is_visible() and page.locator(".records tbody tr").last.is_visible()
+        assert page.locator(".filters").is_hidden()
+        assert page.locator(".search").is_hidden()
+        assert page.locator(".chart svg").first.is_visible()
+        assert page.locator(".records tbody tr").last.is_visible()
 
 
 def test_motion_is_reduced_where_the_reader_asks_for_it(chromium: Any, address: str) -> None:
@@ -248,7 +271,8 @@ def test_names_and_values_are_text_and_nothing_else(chromium: Any, tmp_path: Pat
     text = browsers.page(made, problems=[CLOSING + NASTY])
     address = browsers.write(tmp_path, text)
     for page in _opened(chromium, address):
-        assert page.locator("img").count() == 0 and page.locator("script").count() == 2
+        assert page.locator("img").count() == 0
+        assert page.locator("script").count() == 2
         assert page.locator(".forest th", has_text=NASTY).count() >= 1
         page.goto(f"{address}#method={quote(quote(NASTY))}")
         page.reload()
@@ -262,6 +286,26 @@ def test_names_and_values_are_text_and_nothing_else(chromium: Any, tmp_path: Pat
         assert NASTY in page.inner_text(".tip")
 
 
+def test_a_served_page_shows_a_record_soon_after_it_was_written(chromium: Any, tmp_path: Path) -> None:
+    def add(name: str) -> None:
+        records.write(tmp_path, records.Record(**synthetic.scored(synthetic.spec(name, "omniglot", fields={}), 0.6)))
+
+    add("lstm")
+    server = serving.server(serving.Pages(tmp_path, lambda: report.render(tmp_path, live=True)), 0)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        for page in _opened(chromium, f"http://127.0.0.1:{server.server_port}/"):
+            page.wait_for_timeout(2500)  # it has asked once how things stand
+            page.evaluate("location.hash = 'task=omniglot'")
+            add("mann")
+            page.locator(".facts", has_text="2 records").wait_for()
+            assert _hash(page) == "#task=omniglot"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 # -------------------------------------------------------------------------------------------------------- many records
 
 
@@ -269,6 +313,38 @@ def test_a_filter_is_quick(chromium: Any, address: str) -> None:
     """Seconds say little on a busy machine: the bound is far above the tenth of a second that is meant."""
     for page in _opened(chromium, address):
         assert _interaction(page, "mann") < 1500
+
+
+@pytest.mark.long
+def test_two_thousand_records_are_small_quickly_made_and_quickly_filtered(
+    chromium: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = synthetic.crowd()
+    start = time.process_time()
+    text = browsers.page(made)
+    built = time.process_time() - start
+    for page in _opened(chromium, browsers.write(tmp_path, text)):
+        page.wait_for_timeout(2000)
+        taken = sorted(_interaction(page, name) for name in ("mann", "ntm", "mann", "ntm", "lstm"))
+        search = page.evaluate(TYPED)
+    with capsys.disabled():
+        print(f"\n{len(made)} records: {len(text.encode()) / 1e6:.2f} MB, built in {built:.1f} s of processor time, "
+              f"filter {taken[0]:.0f} to {taken[-1]:.0f} ms, search {search:.0f} ms")  # fmt: skip
+    assert len(made) >= 2000
+    assert len(text.encode()) <= 5e6
+    assert built <= 30
+    assert taken[len(taken) // 2] < 1000
+    assert search < 1000
+
+
+TYPED = """async () => {
+    const box = document.querySelector(".search input"), start = performance.now();
+    box.value = "slots=64";
+    box.dispatchEvent(new Event("input", { bubbles: true }));
+    document.body.getBoundingClientRect();
+    await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
+    return performance.now() - start;
+}"""
 
 
 def _interaction(page: Any, method: str) -> float:

@@ -56,7 +56,7 @@ class Suite:
     name: str
     title: str
     blocks: Sequence[Block]
-    records: Sequence[dict[str, Any]]
+    records: Sequence[Mapping[str, Any]]
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -110,7 +110,7 @@ def suite(name: str, title: str, mine: Sequence[dict[str, Any]], specs: Mapping[
 
 
 class Looks:
-    """How methods look: one colour and marker a method on the whole page; in one plot, dashes tell equal colours apart."""
+    """How methods look: one colour and marker each on the whole page; in one plot, dashes tell equal colours apart."""
 
     def __init__(self, methods: Sequence[str]) -> None:
         self._order = {name: i for i, name in enumerate(m for m in dict.fromkeys(methods) if m != "chance")}

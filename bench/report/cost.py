@@ -70,11 +70,12 @@ def _plot(block: Block, ok: pd.DataFrame, rows: Sequence[Any], others: Sequence[
     if len(series) < 2:
         return None
     metric = rows[0].metric
-    better = 1 if metric == "accuracy" else -1
+    better = 1 if ok["higher_is_better"].iloc[0] and metric != "error" else -1
     edge = front([(s.points[0].x, better * s.points[0].y) for s in series])
     series = [replace(s, labelled=i in edge, text=s.text + ", front" * (i in edge)) for i, s in enumerate(series)]
     steps = sorted((series[i].points[0].x, series[i].points[0].y) for i in edge)
-    line = Mark("", *zip(*_stairs(steps), strict=True), "front") if len(steps) > 1 else None
+    stairs = _stairs(steps)
+    line = Mark("", [x for x, _ in stairs], [y for _, y in stairs], "front") if len(steps) > 1 else None
     y_log = metric not in PERCENT and min(s.points[0].y for s in series) > 0
     ends = [pick(s.points[0].x for s in series) for pick in (min, max)]
     marks = [Mark(row.label, ends, [row.mean] * 2) for row in others if not math.isnan(row.mean)]

@@ -14,7 +14,7 @@ from bench.charts import Line, Panel
 from bench.frames import PERCENT
 from bench.intervals import t_half_width
 from bench.report.blocks import Block, Looks
-from bench.report.svg import Plot, Point, Series
+from bench.report.svg import Look, Plot, Point, Series
 
 TITLES = {
     "learning": "Learning curves",
@@ -37,20 +37,21 @@ def kinds(block: Block, looks: Looks, names: Iterable[str]) -> list[Kind]:
     """What the records of a block have to show of some kinds of `bench.pictures.KINDS`."""
     found = []
     for name in names:
+        kind = TITLES[name]
         chart = pictures.KINDS[name](block.made, block.task)
         if chart is None:
             continue
         own = looks.of(block, chart.names)
         plots = [
-            plot(panel, block, own, chart.names, title=f"{TITLES[name]}: {panel.title}" if panel.title else TITLES[name],
+            plot(panel, block, own, chart.names, title=f"{kind}: {panel.title}" if panel.title else kind,
                  ticks=_counts(block.made, panel) if name == "instances" else panel.ticks, bands=name == "learning")
             for panel in chart.panels
         ]  # fmt: skip
-        found.append(Kind(TITLES[name], chart.note.removeprefix(pictures.ORDER).strip(), plots))
+        found.append(Kind(kind, chart.note.removeprefix(pictures.ORDER).strip(), plots))
     return found
 
 
-def plot(panel: Panel, block: Block, looks: Mapping[str, object], names: Sequence[str], title: str,
+def plot(panel: Panel, block: Block, looks: Mapping[str, Look], names: Sequence[str], title: str,
          ticks: Sequence[tuple[float, str]], bands: bool) -> Plot:  # fmt: skip
     """A panel of a chart as a plot: the best line first, values in words."""
     metric = "accuracy" if panel.percent else "mse"
@@ -83,10 +84,9 @@ def _told(line: Line, i: int, metric: str) -> str:
     if y is None:
         return ""
     unit = " %" if metric in PERCENT else ""
-    text = cells.number(y, metric) + unit
-    if line.low and line.low[i] is not None and line.high[i] is not None:
-        text += f", 95 % interval {cells.number(line.low[i], metric, y)} to {cells.number(line.high[i], metric, y)}{unit}"
-    return text
+    ends = [v for side in (line.low, line.high) for v in side[i : i + 1] if v is not None]
+    interval = " to ".join(cells.number(v, metric, y) for v in ends)
+    return cells.number(y, metric) + unit + f", 95 % interval {interval}{unit}" * (len(ends) == 2)
 
 
 def _banded(line: Line, percent: bool) -> Line:
@@ -123,7 +123,7 @@ def _counts(made: pd.DataFrame, panel: Panel) -> list[tuple[float, str]]:
     """Instances, and below each how many answers a seed is behind it."""
     ok = made[(made["outcome"] == "ok") & ((made["setting"] == panel.title) | (panel.title == ""))]
     counts = [by["n"] for scores in ok["scores"] if (by := scores.get("by_instance")) and not by.get("groups")]
-    most = max(counts, key=sum, default=[])
+    most: list[int] = max(counts, key=sum, default=[])
     return [(k, f"{text}\nn {most[int(k) - 1]:,}" if k <= len(most) else text) for k, text in panel.ticks]
 
 
@@ -136,7 +136,7 @@ class Solved:
 
     name: str
     method: str
-    look: object
+    look: Look
     count: str
     steps: str
     low: float

@@ -12,7 +12,6 @@ from bench.errors import BenchError
 from bench.frames import PERCENT
 from bench.report.blocks import Suite
 
-
 NUMBERS = (3, 5, 6, 7)
 """Columns of the table that hold the numbers of a row."""
 
@@ -57,7 +56,7 @@ class Listing:
 def listing(suites: Sequence[Suite]) -> Listing:
     """The records of suites; one that is in several is a row once."""
     where: dict[str, list[str]] = {}
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Mapping[str, Any]] = {}
     for suite in suites:
         for record in suite.records:
             where.setdefault(record["id"], []).append(suite.name)
@@ -97,8 +96,8 @@ def _details(record: Mapping[str, Any], parts: dict[str, int]) -> dict[str, Any]
     scores = [[name or "as trained for", views.score(record["result"]["metric"], e), len(e["per_episode"])]
               for name, e in record["result"]["evaluations"].items()]  # fmt: skip
     return {
-        "method": part(_pairs(f"{spec['method']['name']} version {spec['method']['version']}", spec["method"]["fields"])),
-        "task": part(_pairs(f"{spec['task']['name']} version {spec['task']['version']}", spec["task"]["fields"])),
+        **{kind: part(_pairs(f"{spec[kind]['name']} version {spec[kind]['version']}", spec[kind]["fields"]))
+           for kind in ("method", "task")},
         "budget": part(_pairs("", spec["budget"])),
         "env": part("\n".join([_pairs("", env), *resumed])),
         "data": part(f"{data['name']}, sha256 {data['sha256']}" if data else "generated, nothing read"),

@@ -70,7 +70,9 @@ def tables(block: Block) -> list[Table]:
                 scale = 100 if "%" in memory_tables.SHOWN[row.number] else 1
                 shown = [cells.NONE if math.isnan(v) else f"{scale * v:.1f}" for v in (row.value, row.chance)]
                 values[row.number] = shown[0] if row.number == "read_slots" else f"{shown[0]} ({shown[1]})"
-            rows.append((block.methods.get(str(label), ""), [str(label), *values.values(), str(group["n_seeds"].max())]))
+            rows.append(
+                (block.methods.get(str(label), ""), [str(label), *values.values(), str(group["n_seeds"].max())])
+            )
         found.append(Table(
             f"Diagnostics on {block.task}",
             "What the memory does in its slots on the first test episodes, mean over seeds; in brackets chance.",

@@ -65,7 +65,9 @@ def roofline(made: Sequence[dict[str, Any]]) -> Plot:
     for i, p in enumerate(sorted(made, key=lambda p: p["op"])):
         points = []
         for row, x, y, _ in profile_plots._marks(p):
-            told = f"{y:.3g} GFLOP/s, {profiles.variant_text(row)}, {duration(row['seconds']['median'])}, {row['verdict']}"
+            told = (
+                f"{y:.3g} GFLOP/s, {profiles.variant_text(row)}, {duration(row['seconds']['median'])}, {row['verdict']}"
+            )
             points.append(Point(x, y, profiles.sizes_text(row["sizes"]), told))
         reach += [point.x for point in points]
         series.append(Series(p["op"], "", look(i), points, joined=False))
@@ -78,7 +80,9 @@ def roofline(made: Sequence[dict[str, Any]]) -> Plot:
         Mark(f"product, {compute / 1e9:.3g} GFLOP/s", (ridge, ends[1]), (compute / 1e9, compute / 1e9), "roof"),
     ]
     note = "Forward, hot; each size of each op by its fastest variant. A mark cannot be above the roofs, but for what fits into the cache."  # noqa: E501
-    return Plot("Roofline", "least operations a byte, FLOP/B", "GFLOP/s", series, roofs, x_log=True, y_log=True, note=note)
+    return Plot(
+        "Roofline", "least operations a byte, FLOP/B", "GFLOP/s", series, roofs, x_log=True, y_log=True, note=note
+    )
 
 
 def scaling(made: Sequence[dict[str, Any]]) -> list[Plot]:
@@ -93,7 +97,9 @@ def scaling(made: Sequence[dict[str, Any]]) -> list[Plot]:
             fit = profile_plots.slope(line.sizes, line.values)
             exponent = "" if math.isnan(fit.value) else f"exponent {fit.value:.2f}" + (
                 "" if math.isnan(fit.half) else f" ± {fit.half:.2f}")  # fmt: skip
-            points = [Point(s, 1e3 * v, profiles.count(s), duration(v)) for s, v in zip(line.sizes, line.values, strict=True)]
+            points = [
+                Point(s, 1e3 * v, profiles.count(s), duration(v)) for s, v in zip(line.sizes, line.values, strict=True)
+            ]
             series.append(Series(f"{line.variant}, {PASSES[line.each]}", "", look(i), points, text=exponent))
         found.append(Plot(p["op"], profile_plots._swept(p), "time, ms", series, x_log=True, y_log=True))
     return found
@@ -101,7 +107,8 @@ def scaling(made: Sequence[dict[str, Any]]) -> list[Plot]:
 
 def _rows(p: dict[str, Any]) -> list[list[str]]:
     return [
-        [p["op"], profiles.sizes_text(row["sizes"]), f"{profiles.variant_text(row)}, {PASSES[row['pass']]}, {row['cache']}",
+        [p["op"], profiles.sizes_text(row["sizes"]),
+         f"{profiles.variant_text(row)}, {PASSES[row['pass']]}, {row['cache']}",
          duration(row["seconds"]["median"]), amount(row["peak"], "B"), row["verdict"], f"{100 * row['share']:.0f} %"]
         for row in p["rows"]
     ]  # fmt: skip
@@ -129,7 +136,7 @@ def measured(results: Path, problems: list[str]) -> list[Measured]:
 
 
 def _series(group: str, entries: Sequence[dict[str, Any]], key: str) -> Plot:
-    unit = entries[0]["unit"]
+    unit = str(entries[0]["unit"])
     shown, scale = benchmarks.UNITS.get(unit, (unit, 1.0))
     series = []
     for i, (name, points) in enumerate(benchmarks.series(entries, key).items()):
@@ -146,6 +153,10 @@ def _ratios(group: str, entries: Sequence[dict[str, Any]]) -> list[list[str]]:
     rows = []
     for entry in sorted(entries, key=lambda entry: entry["median"]):
         shown, scale = benchmarks.UNITS.get(entry["unit"], (entry["unit"], 1.0))
-        ratio = f"{benchmarks._digits(entry['median'] / reference['median'])} × {reference['name']}" if reference and reference["median"] else ""  # noqa: E501
+        ratio = (
+            f"{benchmarks._digits(entry['median'] / reference['median'])} × {reference['name']}"
+            if reference and reference["median"]
+            else ""
+        )
         rows.append([group, entry["name"], f"{benchmarks._digits(scale * entry['median'])} {shown}", ratio])
     return rows

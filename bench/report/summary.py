@@ -144,13 +144,17 @@ def matrix(table: pd.DataFrame, labels: Mapping[str, str], block: Block,
     both = {pair: Verdict(word, told) for c in compared for told in [_told(c, labels)]
             for pair, word in (((c.a, c.b), c.verdict), ((c.b, c.a), c.swapped.verdict))}  # fmt: skip
     names = [labels[m] for m in methods]
-    return Matrix(names, [block.methods[name] for name in names], [[both.get((a, b)) for b in methods] for a in methods])
+    return Matrix(
+        names, [block.methods[name] for name in names], [[both.get((a, b)) for b in methods] for a in methods]
+    )
 
 
 def _told(c: stats.Comparison, labels: Mapping[str, str]) -> str:
     parts = []
     if not math.isnan(c.difference.value):
-        direction = f"{labels.get(c.a, c.a)} less {labels.get(c.b, c.b)}" if c.scale == "difference" else labels.get(c.a, c.a)
+        direction = (
+            f"{labels.get(c.a, c.a)} less {labels.get(c.b, c.b)}" if c.scale == "difference" else labels.get(c.a, c.a)
+        )
         against = "" if c.scale == "difference" else f" of {labels.get(c.b, c.b)}"
         parts.append(f"{direction}: {cells.interval(c.shown, sign=True)} {c.unit}".rstrip() + against)
         parts.append(cells.seeds(c.seeds))
@@ -186,8 +190,8 @@ def sentence(table: pd.DataFrame, labels: Mapping[str, str], compared: Sequence[
     by_word: dict[str, list[str]] = {}
     for row in ranked[1:]:
         pair = against.get(row.method)
-        few = pair is None or len(pair.seeds) < stats.FEWEST
-        by_word.setdefault("few" if few else pair.verdict, []).append(row.label)
+        word = pair.verdict if pair is not None and len(pair.seeds) >= stats.FEWEST else "few"
+        by_word.setdefault(word, []).append(row.label)
     if len(by_word) == 1 and "few" in by_word:
         n = max((len(c.seeds) for c in against.values()), default=0)
         return f"{text}, over {n} seed{'s' * (n != 1)}: too few to tell any two methods apart."

@@ -25,7 +25,7 @@ MARKED = 10
 LINE = 13
 """Height of a line of text."""
 MOST, LEAST, ALL = 80, 12, 5000
-"""Longer lines are thinned to MOST points; those of single seeds further, to no less than LEAST, if all had over ALL."""
+"""Longer lines are thinned to MOST points; of single seeds further, to no less than LEAST, if all had over ALL."""
 
 
 class Look(NamedTuple):
@@ -138,7 +138,7 @@ class Picture:
 
     @property
     def hover(self) -> dict[str, list[object]]:
-        """What the script needs. grids: [x …], [where …] that lines share; lines: series, seed or "", grid, [y …], told.
+        """What the script needs. grids: [x …], [where …] of lines; lines: series, seed or "", grid, [y …], told.
 
         told is one text, a line a point.
         """
@@ -179,7 +179,9 @@ def layout(plot: Plot) -> Picture:
     x_ticks = [Tick(x(v), text) for v, text in plot.ticks] or ticks(x, 6)
     each = max(LEAST, min(MOST, ALL // max(1, sum(len(s.seeds) for s in plot.series))))
     references = [r for m in plot.marks if (r := _reference(m, x, y))]
-    return Picture(plot, _thinned(x_ticks), ticks(y, 6), [_drawn(s, x, y, each) for s in plot.series], _apart(references))
+    return Picture(
+        plot, _thinned(x_ticks), ticks(y, 6), [_drawn(s, x, y, each) for s in plot.series], _apart(references)
+    )
 
 
 def _all(series: Series) -> Iterable[Point]:
@@ -264,7 +266,11 @@ def _drawn(series: Series, x: Scale, y: Scale, most: int) -> Drawn:
         made.seeds.append((_path(places), cross, name, places))
     if series.labelled and made.places:
         at_right = made.places[-1][0] > WIDTH - RIGHT - 7 * len(series.name)
-        made.label = (made.places[-1][0] + (-9 if at_right else 9), made.places[-1][1] - 6, "end" if at_right else "start")
+        made.label = (
+            made.places[-1][0] + (-9 if at_right else 9),
+            made.places[-1][1] - 6,
+            "end" if at_right else "start",
+        )
     return made
 
 
