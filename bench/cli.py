@@ -289,6 +289,35 @@ def inspect(
         _json(told)
 
 
+@app.command(epilog=_example("bench compare mann lstm", "bench compare protonet maml -t omniglot --margin 0.5"))
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A method, as `bench tables` names it or by its name alone.",
+                                     autocompletion=completion.methods)],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another.", autocompletion=completion.methods)],
+    task: Annotated[str | None, typer.Option("-t", "--task", metavar="TASK", help="Only on this task.",
+                                             autocompletion=completion.tasks)] = None,
+    at: Annotated[str, typer.Option(metavar="PLACE", help="As 'instance 2' or 'step 1'; else overall.")] = "",
+    margin: Annotated[float | None, typer.Option(metavar="X", help="Smallest difference that matters: points, or % "
+                                                 "of a squared error.")] = None,
+    failures: Annotated[str, typer.Option(metavar="HOW", help="Diverged runs: excluded and counted, or scored as "
+                                          "chance.")] = "excluded",
+    dirty: Annotated[bool, typer.Option("--dirty", help="Also records made by uncommitted code.")] = False,
+    results: Results = RESULTS,
+    as_json: Json = False,
+    plugin: Plugins = None,
+) -> None:  # fmt: skip
+    """Compare two methods: is A better, how sure, at what cost?
+
+    Paired over the seeds that both have, task by task; ends with the sentence one would write in a paper.
+    """
+    _prepare(plugin)
+    from bench import comparing
+
+    told = comparing.compare(comparing.Request(a, b, results, task, at, failures, margin, dirty), as_json)
+    if as_json:
+        _json(told)
+
+
 @app.command(epilog=_example("bench tables", "bench tables smoke --results out", "bench tables --check"))
 def tables(
     suite: Annotated[list[str] | None, typer.Argument(help="Suites; else all that have records.",

@@ -248,7 +248,7 @@ def _won(a: float, b: float) -> float:
     """1 where a is better, ½ where neither is; NaN is worse than any number."""
     if math.isnan(a) or math.isnan(b):
         return (math.isnan(b) - math.isnan(a) + 1) / 2
-    return ((a > b) - (a < b) + 1) / 2
+    return float(np.sign(a - b) + 1) / 2
 
 
 # --------------------------------------------------------------------------------------------------------------- frames
@@ -276,17 +276,22 @@ def compare(
     """
     there = _of_task(made, task)
     sections = {(str(t), str(s)): section for (t, s), section in there.groupby(["task", "setting"], sort=False)}
-    named = {key: tuple(_named(section, name, there) for name in (a, b)) for key, section in sections.items()}
-    pairs = {key: (first, second) for key, (first, second) in named.items() if first and second}
-    if not pairs:
-        has = ["; ".join(f"{t}, {s}" if s else t for (t, s), pair in named.items() if pair[i]) for i in (0, 1)]
+    named = {key: [_forms(section, name, there) for name in (a, b)] for key, section in sections.items()}
+    shared = {key: forms for key, forms in named.items() if all(forms)}
+    if not shared:
+        has = ["; ".join(f"{t}, {s}" if s else t for (t, s), forms in named.items() if forms[i]) for i in (0, 1)]
         raise BenchError(f"{a} and {b} share no task and setting: {a} has {has[0]}, and {b} {has[1]}")
+    for (where, _), each in shared.items():
+        for name, forms in zip((a, b), each, strict=True):
+            if len(forms) > 1:
+                raise BenchError(f"'{name}' has several forms on {where}, name one of them: {'; '.join(forms)}")
+    pairs = {key: (first[0], second[0]) for key, (first, second) in shared.items()}
     if any(first == second for first, second in pairs.values()):
         raise BenchError(f"'{a}' and '{b}' are the same method; name two")
     found, problems = [], []
     for key, pair in pairs.items():
         try:
-            found.append(_Section(sections[key], at, failures, margin).pair(*pair))
+            found.append(Section(sections[key], at, failures, margin).pair(*pair))
         except BenchError as problem:
             problems.append(problem)
     if not found:
@@ -311,7 +316,7 @@ def compare_all(
     """
     compared: list[Comparison] = []
     for _, rows in _of_task(made, task).groupby(["task", "setting"], sort=False):
-        section = _Section(rows, at, failures, margin)
+        section = Section(rows, at, failures, margin)
         means = {name: float(np.nanmean([*s.values(), math.nan])) if not all(map(math.isnan, s.values())) else math.nan
                  for name, s in section.scores.items()}  # fmt: skip
         worst_last = sorted(means, key=lambda name: _rank(means[name], section.template.higher_is_better))
@@ -374,25 +379,24 @@ def _of_task(made: pd.DataFrame, task: str | None) -> pd.DataFrame:
     return there[there["task"] == task]
 
 
-def _named(section: pd.DataFrame, name: str, made: pd.DataFrame) -> str | None:
-    """The one method of a section that a name means; None where the section has none."""
+def _forms(section: pd.DataFrame, name: str, made: pd.DataFrame) -> list[str]:
+    """The methods of a section that a name means: the one called so, or those registered so."""
     for column in ("method", "label", "method_name"):
         fits = sorted(set(section.loc[section[column] == name, "method"]))
-        if len(fits) > 1:
-            where = section["task"].iloc[0]
-            raise BenchError(f"'{name}' has several forms on {where}, name one of them: {'; '.join(fits)}")
         if fits:
-            return fits[0]
-    known = set(made["method"]) | set(made["label"]) | set(made["method_name"])
-    if name not in known:
-        raise BenchError(unknown("recorded method", name, set(made["method_name"])))
-    return None
+            return fits
+    if not any((made[column] == name).any() for column in ("method", "label")):
+        known = set(made["method_name"])
+        if name not in known:
+            raise BenchError(unknown("recorded method", name, known))
+    return []
 
 
-class _Section:
+class Section:
     """The rows of one task and setting, read once: scores by method and seed, and scores by episode."""
 
-    def __init__(self, rows: pd.DataFrame, at: str, failures: Failures, margin: float | None) -> None:
+    def __init__(self, rows: pd.DataFrame, at: str = "", failures: Failures = "excluded",
+                 margin: float | None = None) -> None:  # fmt: skip
         first, metric, self.rows = rows.iloc[0], metric_of(rows), rows
         ratio = metric == "mse"
         matters = verdicts.margin_of(first["task"], metric, first["fields"]) if margin is None else margin

@@ -183,14 +183,14 @@ def results_table(rows: Sequence[tuple[Record, str]], failed: Sequence[tuple[Map
     return made
 
 
-def sparkline(values: Sequence[float | None], width: int = 60) -> str:
-    """Values as a line of bars, · where there is none; long series are thinned."""
+def sparkline(values: Sequence[float | None], width: int = 60, ends: tuple[float, float] | None = None) -> str:
+    """Values as a line of bars, · where there is none; long series are thinned. ends: of the scale, else their own."""
     step = max(1, math.ceil(len(values) / width))
     thinned = [v if v is not None and math.isfinite(v) else None for v in values][step - 1 :: step]
     known = [v for v in thinned if v is not None]
     if not known:
         return ""
-    low, high = min(known), max(known)
+    low, high = ends or (min(known), max(known))
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
     return "".join("·" if v is None else BARS[round((v - low) * scale)] for v in thinned)
 
