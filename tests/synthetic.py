@@ -274,8 +274,8 @@ def ablated(seeds: Iterable[int] = range(3)) -> list[dict[str, Any]]:
     return made
 
 
-def crowd(seeds: Iterable[int] = range(14)) -> list[dict[str, Any]]:
-    """Some 2,000 records with learning curves: memories of several sizes online, at three numbers of classes."""
+def crowd(seeds: Iterable[int] = range(15)) -> list[dict[str, Any]]:
+    """Over 2,000 records with learning curves: memories of several sizes online, at three numbers of classes."""
     rng = np.random.default_rng(5)
     made = []
     for seed in seeds:

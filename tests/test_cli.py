@@ -17,8 +17,8 @@ from bench.grid import suites
 from bench.training import Progress
 
 pytestmark = pytest.mark.usefixtures("toys")
-COMMANDS = [[], ["list"], ["run"], ["status"], ["show"], ["inspect"], ["profile"], ["tables"], ["doctor"], ["data"],
-            ["data", "list"], ["data", "get"], ["data", "check"]]  # fmt: skip
+COMMANDS = [[], ["list"], ["run"], ["status"], ["show"], ["inspect"], ["profile"], ["tables"], ["report"], ["doctor"],
+            ["data"], ["data", "list"], ["data", "get"], ["data", "check"]]  # fmt: skip
 NET = ("run", "-m", "plug-net", "-t", "plug-points", "--results", "out", "--steps", 4, *QUICK)
 
 

@@ -314,7 +314,7 @@ def test_everything_drawn_is_inside_the_axes(points: list[tuple[float, float]], 
     assert len(picture.drawn[0].places) <= svg.MOST
     ends = [float(n) for n in re.findall(r"-?[\d.]+", picture.drawn[0].band)]
     assert all(top - 0.1 <= y <= bottom + 0.1 for y in ends[1::2])
-    shown = [p for p in given if p.y > 0 or not y_log]
+    shown = [p for p in given if p.y > 1e-20 or not y_log]
     if shown:
         assert picture.drawn[0].places[-1][0] == pytest.approx(max(p[0] for p in picture.drawn[0].places))
 

@@ -223,6 +223,7 @@ def test_nothing_is_wider_than_the_window(chromium: Any, address: str, width: in
     context = chromium.new_context(viewport={"width": width, "height": 800})
     page = context.new_page()
     page.goto(address)
+    page.add_style_tag(content=".block { content-visibility: visible !important; }")
     page.evaluate("document.querySelectorAll('main details').forEach(each => { each.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     wide = page.locator("main > section > *, .block > *, .chart, .chart svg").evaluate_all(

@@ -24,6 +24,8 @@ MARKED = 10
 """At most so many points of a line bear its marker."""
 LINE = 13
 """Height of a line of text."""
+SPAN = 1e30
+"""A logarithmic axis ends this far below its top; what is lower is left out, as zero is."""
 MOST, LEAST, ALL = 80, 12, 5000
 """Longer lines are thinned to MOST points; of single seeds further, to no less than LEAST, if all had over ALL."""
 
@@ -161,6 +163,10 @@ class Scale(NamedTuple):
     end: float
     log: bool
 
+    def shows(self, value: float) -> bool:
+        """Whether a value has a place: on a logarithmic axis, what is too low has none."""
+        return not self.log or value >= self.low
+
     def __call__(self, value: float) -> float:
         """The place of a value, to a tenth of a unit."""
         a, b, v = (math.log(x) for x in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
@@ -195,6 +201,7 @@ def _scale(values: Sequence[float], start: float, end: float, log: bool, tight: 
     known = [v for v in values if math.isfinite(v) and (v > 0 or not log)] or [1.0]
     low, high = min(known), max(known)
     if log:
+        low = max(low, high / SPAN)
         low, high = (low / 1.25, high * 1.25) if not tight or low == high else (low, high)
         return Scale(low, high, start, end, True)
     if zero and 0 < low < 0.5 * high:
@@ -278,7 +285,7 @@ def _places(points: Sequence[Point], x: Scale, y: Scale, most: int = MOST) -> li
     every = max(1, math.ceil(len(points) / most))
     kept = points[::-1][::every][::-1]
     return [(x(p.x), y(p.y), p.where, p.told) for p in kept
-            if math.isfinite(p.y) and (p.y > 0 or not y.log) and (p.x > 0 or not x.log)]  # fmt: skip
+            if math.isfinite(p.y) and x.shows(p.x) and y.shows(p.y)]  # fmt: skip
 
 
 def _path(places: Sequence[tuple[float, ...]] | Sequence[tuple[float, float, str, str]]) -> str:
@@ -287,7 +294,7 @@ def _path(places: Sequence[tuple[float, ...]] | Sequence[tuple[float, float, str
 
 def _reference(mark: Mark, x: Scale, y: Scale) -> Reference | None:
     points = [(x(a), y(b)) for a, b in zip(mark.x, mark.y, strict=True)
-              if b is not None and (b > 0 or not y.log) and (a > 0 or not x.log)]  # fmt: skip
+              if b is not None and x.shows(a) and y.shows(b)]  # fmt: skip
     points = [(min(max(a, LEFT), WIDTH - RIGHT), b) for a, b in points]
     if not points:
         return None
