@@ -63,8 +63,14 @@ tables: $(VENV)/.run ## write results/tables anew from the committed records
 tables-check: $(VENV)/.run ## fail where a committed table is not what the records say
 	$(BIN)/bench tables --check
 
+# The view of it that README.md shows.
+VIEW := \#suite=smoke&task=glyphs-online
 pages: $(VENV)/.run ## write results/report.html from the committed records
 	$(BIN)/bench report --out results/report.html
+	@browser=$$(command -v chromium || command -v google-chrome) || { echo "no browser: the picture stays as it is"; exit 0; }; \
+		"$$browser" --headless --no-sandbox --hide-scrollbars --force-prefers-color-scheme=light --window-size=1280,1760 \
+		--screenshot=results/pictures/report.png "file://$(CURDIR)/results/report.html$(VIEW)" >/dev/null 2>&1 && \
+		echo "wrote results/pictures/report.png"
 
 # The pictures of mann/README.md: name, record, episode, which of its pictures.
 MEMORY_PICTURES := ntm-recall:5eabcfc16bb9:0:episode0-weights dnc-copy:759ab0f3ba2c:0:episode0-weights \

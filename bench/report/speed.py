@@ -143,7 +143,7 @@ def _series(group: str, entries: Sequence[dict[str, Any]], key: str) -> Plot:
         x, y = [p["params"][key] for p in points], [scale * p["median"] for p in points]
         value, half = benchmarks.slope(x, y)
         text = "" if math.isnan(value) else f"slope {value:.2f} ± {half:.2f}"
-        told = [Point(a, b, f"{key} {a:,g}", f"{benchmarks._digits(b)} {shown}") for a, b in zip(x, y, strict=True)]
+        told = [Point(a, b, f"{a:,g}", f"{benchmarks._digits(b)} {shown}") for a, b in zip(x, y, strict=True)]
         series.append(Series(name, "", look(i), told, text=text))
     return Plot(group[:1].upper() + group[1:], key, LABELS.get(unit, shown), series, x_log=True, y_log=True)
 

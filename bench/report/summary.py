@@ -26,6 +26,8 @@ class Bar:
     score: str
     seeds: str
     note: str
+    failed: bool
+    """The note says so."""
     papers: str
     low: float
     middle: float
@@ -101,8 +103,9 @@ def forest(block: Block, table: pd.DataFrame, looks: Mapping[str, Look]) -> Fore
         bars.append(Bar(
             row.label, block.methods[row.label], looks[row.label],
             cells.mean(row) + " %" * (metric in PERCENT) if row.n_seeds else "diverged",
-            cells.seeds(map(int, row.seeds.split())) if row.seeds else "", "; ".join(notes), cells.episodes(row),
-            place(low, scale), place(row.mean, scale), place(high, scale),
+            cells.seeds(map(int, row.seeds.split())) if row.seeds else "", "; ".join(notes), bool(row.diverged),
+            cells.episodes(row),
+            *(place(v, scale) for v in (low, row.mean, high)),
         ))  # fmt: skip
     label = cells.WORDS.get(metric, metric) + ", logarithmic" * scale.log
     return Forest(bars, ticks(scale, 5), label)

@@ -141,7 +141,8 @@
     const { grids, lines: given } = data.figures[figure.dataset.figure];
     const lines = given.map(([i, seed, grid, ys, told]) => [i, seed,
       told.split("\n").map((text, k) => [grids[grid][0][k], ys[k], grids[grid][1][k], text])]);
-    const series = $$(".series", svg), buttons = $$(".legend button", figure);
+    const series = $$(".series", svg).reverse(), buttons = $$(".legend button", figure);
+    const x_label = $(".label", svg).textContent;
     const name = i => $(".what", buttons[i]).textContent;
     const visible = i => getComputedStyle(series[i]).display !== "none";
     let pinned = -1, at = null;
@@ -158,18 +159,19 @@
       pointer.replaceChildren(ring);
       light(i);
       const p = new DOMPoint(x, y).matrixTransform(svg.getScreenCTM());
-      const words = [name(i) + (seed ? ", " + seed : ""), where, told];
+      const words = [name(i) + (seed ? ", " + seed : ""), where && `${x_label}: ${where}`, told];
       tell(words, p.x, p.y);
       if (spoken) status.textContent = words.filter(Boolean).join(", ");
     };
     plot.addEventListener("pointermove", event => {
       const p = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
       const seen = series.map((_, i) => visible(i) && (pinned < 0 || pinned === i));
-      let best = 40 * 40, found = null;
+      let best = 30 * 30, found = null;
       lines.forEach(([i, seed, places], line) => {
         if (!seen[i]) return;
         places.forEach(([x, y], k) => {
-          const far = (x - p.x) ** 2 + (y - p.y) ** 2 + (seed ? 4 : 0); // a mean before its seeds
+          // Between two points of a line the nearer one is meant, and a mean before its seeds.
+          const far = (0.4 * (x - p.x)) ** 2 + (y - p.y) ** 2 + (seed ? 4 : 0);
           if (far < best) { best = far; found = [line, k]; }
         });
       });
