@@ -64,7 +64,7 @@ tables-check: $(VENV)/.run ## fail where a committed table is not what the recor
 	$(BIN)/bench tables --check
 
 # The view of it that README.md shows.
-VIEW := \#suite=smoke&task=glyphs-online
+VIEW := \#suite=memories
 pages: $(VENV)/.run ## write results/report.html from the committed records
 	$(BIN)/bench report --out results/report.html
 	@browser=$$(command -v chromium || command -v google-chrome) || { echo "no browser: the picture stays as it is"; exit 0; }; \

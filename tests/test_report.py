@@ -347,6 +347,8 @@ def test_methods_keep_their_colour_and_variants_differ_in_dash_and_marker() -> N
     for label, look in found.items():
         by_method.setdefault(block.methods[label], set()).add(look.colour)
     assert all(len(colours) == 1 for colours in by_method.values())
+    few = blocks.Looks(names).of(block, sorted(block.made["label"])[::2][:8])
+    assert len({look.marker for look in few.values()}) == 8
 
 
 # ------------------------------------------------------------------------------------------------------------- serving

@@ -151,6 +151,18 @@ def test_records_are_searched_sorted_and_opened(opened: Any) -> None:
     assert "record=" not in _hash(opened)
 
 
+def test_a_figure_leads_to_its_records(opened: Any) -> None:
+    row = opened.locator("#summary .forest tbody tr").first
+    method, href = row.locator("th").inner_text().strip(), row.locator("a").get_attribute("href")
+    row.locator("a").click()
+    assert _soon(opened, "document.querySelectorAll('.records tbody tr').length === 3")
+    found = opened.locator(".records tbody tr")
+    assert sorted(found.evaluate_all("all => all.map(each => each.dataset.id)")) == sorted(href[4:-11].split(","))
+    assert {name.partition(" ")[0] for name in found.locator("th").all_inner_texts()} == {method.partition(" ")[0]}
+    opened.click(".clear")
+    assert found.count() > 3
+
+
 def test_a_records_command_can_be_copied(chromium: Any, address: str) -> None:
     for page in _opened(chromium, address, permissions=["clipboard-read", "clipboard-write"]):
         page.locator(".records tbody tr a").first.click()

@@ -110,19 +110,20 @@ def suite(name: str, title: str, mine: Sequence[dict[str, Any]], specs: Mapping[
 
 
 class Looks:
-    """How methods look: one colour and marker each on the whole page; in one plot, dashes tell equal colours apart."""
+    """How methods look: one colour each on the whole page. In one plot markers differ, and dashes of equal colours."""
 
     def __init__(self, methods: Sequence[str]) -> None:
         self._order = {name: i for i, name in enumerate(m for m in dict.fromkeys(methods) if m != "chance")}
 
     def of(self, block: Block, labels: Sequence[str]) -> dict[str, Look]:
-        """Looks of the lines of one plot by their labels."""
-        seen: dict[int, int] = {}
-        found = {}
+        """Looks of the lines of one plot by their labels; there are as many different ones as colours times markers."""
+        taken: list[Look] = []
         for label in labels:
             i = self._order.get(block.methods.get(label, label), -1)
             colour = i % COLOURS if i >= 0 else -1
-            again = seen.get(colour, 0 if i >= 0 else 2)
-            seen[colour] = again + 1
-            found[label] = Look(colour, again % DASHES, (i + 3 * (i // COLOURS) + 5 * again) % MARKERS if i >= 0 else 0)
-        return found
+            same = [look for look in taken if look.colour == colour]
+            # Of the markers that are used least, and not yet with this colour, the first from the method's own on.
+            counts = [(sum(look.marker == m for look in same), sum(look.marker == m for look in taken),
+                       (m - i) % MARKERS, m) for m in range(MARKERS)]  # fmt: skip
+            taken.append(Look(colour, (len(same) + 2 * (i < 0)) % DASHES, min(counts)[-1]))
+        return dict(zip(labels, taken, strict=True))

@@ -29,6 +29,8 @@ class Bar:
     failed: bool
     """The note says so."""
     papers: str
+    records: Sequence[str]
+    """Their ids."""
     low: float
     middle: float
     high: float
@@ -104,7 +106,7 @@ def forest(block: Block, table: pd.DataFrame, looks: Mapping[str, Look]) -> Fore
             row.label, block.methods[row.label], looks[row.label],
             cells.mean(row) + " %" * (metric in PERCENT) if row.n_seeds else "diverged",
             cells.seeds(map(int, row.seeds.split())) if row.seeds else "", "; ".join(notes), bool(row.diverged),
-            cells.episodes(row),
+            cells.episodes(row), row.records.split(),
             *(place(v, scale) for v in (low, row.mean, high)),
         ))  # fmt: skip
     label = cells.WORDS.get(metric, metric) + ", logarithmic" * scale.log

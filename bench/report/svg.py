@@ -175,7 +175,7 @@ class Scale(NamedTuple):
 
 def layout(plot: Plot) -> Picture:
     """Lay a plot out. What cannot be on a logarithmic axis is left out."""
-    xs = [p.x for s in plot.series for p in _all(s)] + [x for m in plot.marks for x in m.x]
+    xs = [p.x for s in plot.series for p in _all(s) if math.isfinite(p.y)] + [x for m in plot.marks for x in m.x]
     ys = [p.y for s in plot.series for p in _all(s)]
     # A band over three seeds can span decades: it is cut where the lines end. A whisker is shown whole.
     ys += [v for s in plot.series if not s.joined for v in (*s.low, *s.high) if v is not None]

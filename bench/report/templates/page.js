@@ -13,8 +13,8 @@
   const KINDS = ["suite", "task", "method"], LETTER = { suite: "s", task: "t", method: "m" }, FIRST = 100;
   const status = $(".sr");
 
-  // ---- the view, as it stands in the hash: #task=copy&method=ntm,dnc&q=adam&sort=5&at=curves&record=3f9c…
-  const view = { suite: new Set(), task: new Set(), method: new Set(), q: "", sort: "", at: "", record: "" };
+  // ---- the view, as it stands in the hash: #task=copy&method=ntm,dnc&q=adam&sort=5&at=curves&id=3f9c…&record=3f9c…
+  const view = { suite: new Set(), task: new Set(), method: new Set(), id: new Set(), q: "", sort: "", at: "", record: "" };
   let whole = false; // all rows of the table, not the first hundred
 
   function read() {
@@ -24,6 +24,7 @@
       const names = (given.get(kind) || "").split(",").map(decodeURIComponent);
       view[kind] = new Set(names.filter(name => Object.hasOwn(data.names[kind], name)));
     }
+    view.id = new Set((given.get("id") || "").split(",").filter(id => data.details[id]));
     for (const key of ["q", "sort", "record"]) view[key] = given.get(key) || "";
     view.at = given.get("at") || (text.includes("=") ? "" : text);
   }
@@ -31,6 +32,7 @@
   function hash() {
     const parts = KINDS.filter(kind => view[kind].size)
       .map(kind => [kind, [...view[kind]].map(encodeURIComponent).join(",")]);
+    if (view.id.size) parts.push(["id", [...view.id].join(",")]);
     for (const key of ["q", "sort", "record"]) if (view[key]) parts.push([key, view[key]]);
     if (!parts.length) return view.at ? "#" + view.at : "";
     if (view.at) parts.push(["at", view.at]);
@@ -62,7 +64,7 @@
       each.classList.toggle("some", names.length > 0);
       for (const box of $$("input", each)) box.checked = view[kind].has(box.dataset.name);
     }
-    if (filters) $(".clear", filters).hidden = !KINDS.some(kind => view[kind].size);
+    if (filters) $(".clear", filters).hidden = ![...KINDS, "id"].some(kind => view[kind].size);
     list();
   }
 
@@ -77,7 +79,7 @@
     });
     filters.addEventListener("click", event => {
       if (event.target.matches(".all")) view[event.target.closest(".filter").dataset.kind].clear();
-      else if (event.target.matches(".clear")) for (const kind of KINDS) view[kind].clear();
+      else if (event.target.matches(".clear")) for (const kind of [...KINDS, "id"]) view[kind].clear();
       else if (event.target.matches(".link")) return copy(event.target, location.href.split("#")[0] + hash());
       else return;
       filter();
@@ -113,6 +115,10 @@
     event.preventDefault();
     const target = link.getAttribute("href").slice(1);
     if (target.startsWith("record=")) return open(target.slice(7));
+    if (target.includes("=")) { // another view: the records behind a figure
+      location.hash = target;
+      return;
+    }
     view.at = target;
     write(true);
     go(link);
@@ -250,6 +256,7 @@
     return (!view.method.size || view.method.has(named.method[row.tr.dataset.m]))
       && (!view.task.size || view.task.has(named.task[row.tr.dataset.t]))
       && (!view.suite.size || row.suites.some(i => view.suite.has(named.suite[i])))
+      && (!view.id.size || view.id.has(row.id))
       && view.q.toLowerCase().split(/\s+/).every(word => row.text.includes(word));
   }
 
