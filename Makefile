@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PIP_CONSTRAINT PIP_REQUIREMENT PIP_NO_DEPS PIP_REQUIRE_HASHES PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long lint format benchmark gpu-check tables tables-check pages memory-pictures clean
+.PHONY: help run test test-long lint format benchmark simulation gpu-check tables tables-check pages memory-pictures clean
 
 help: ## list all targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -49,6 +49,10 @@ benchmark: $(VENV)/.dev ## measure speed and peak memory, with nothing else runn
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only $(BENCHMARK_ARGS) --benchmark-columns=median,iqr,min,rounds \
 		--benchmark-json=.bench/benchmark.json $(PYTEST_ARGS)
 	$(BIN)/python -m bench.benchmarks .bench/benchmark.json results
+	$(BIN)/bench tables
+
+simulation: $(VENV)/.run ## simulate how often intervals hold the truth (two minutes), into results/simulations
+	$(BIN)/python -m bench.coverage results
 	$(BIN)/bench tables
 
 # Runs with the Python at hand where there is no environment of ours: a machine with a GPU has its own torch and Triton.

@@ -95,15 +95,15 @@ def frame(made: dict[str, Any]) -> pd.DataFrame:
 # --------------------------------------------------------------------------------------------------------------- tables
 
 
-def table(made: dict[str, Any], name: str) -> str:
-    """One table of the page, as Markdown.
+def table(made: dict[str, Any], names: Sequence[str]) -> str:
+    """One table of the page, as Markdown. names: "simulated", and which.
 
     Raises:
         BenchError: there is no table of that name.
     """
-    if name not in TABLES:
-        raise BenchError(f"{PAGE} asks for the table '{name}'; there are: {', '.join(TABLES)}")
-    return TABLES[name](frame(made))
+    if names[0] != "simulated" or names[-1] not in TABLES:
+        raise BenchError(f"{PAGE} asks for a table of {' '.join(names)}; there are: simulated {', '.join(TABLES)}")
+    return TABLES[names[-1]](frame(made))
 
 
 def _intervals(found: pd.DataFrame) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import benchmarks, charts, files, grid, readme, records, scaling_plots, tables, views
+from bench import benchmarks, charts, coverage, files, grid, readme, records, scaling_plots, tables, views
 from bench.config import digest
 from bench.errors import BenchError
 from bench.records import Record
@@ -29,26 +29,27 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
         measured = benchmarks.load(results, dirty)
         found.tables.update(benchmarks.render(measured))
         found.pictures.update(scaling_plots.pictures(measured))
+        found.pictures.update(coverage.pictures(coverage.load(results)))
     folder, gallery = results / "tables", results / "pictures"
     stale = [*(folder / name for name in tables.check(found.tables, folder)),
              *(gallery / name for name in charts.check(found.pictures, gallery))]  # fmt: skip
     orphans = [] if suites else _orphans(folder, gallery, found)
-    page = None if suites else _page(results, loaded.records)
+    pages = {} if suites else _pages(results, loaded.records)
     if check:
-        for path in [*stale, *([page[0]] if page else [])]:
+        for path in [*stale, *pages]:
             out.print(f"stale: {path}", soft_wrap=True)
         for path in orphans:
             out.print(f"stale: {path} has no records any more; delete it", soft_wrap=True)
-        if not stale and not orphans and not page:
+        if not stale and not orphans and not pages:
             out.print(f"{len(found.tables)} tables and {len(found.pictures)} pictures are what the records say")
-        return 1 if stale or orphans or page else 0
+        return 1 if stale or orphans or pages else 0
     written = [*(folder / name for name in tables.write(found.tables, folder)),
                *(gallery / name for name in charts.write(found.pictures, gallery))]  # fmt: skip
     for path in written:
         out.print(f"wrote {path}", soft_wrap=True)
-    if page:
-        files.replace(page[0], page[1].encode())
-        out.print(f"wrote the table in {page[0]}", soft_wrap=True)
+    for path, text in pages.items():
+        files.replace(path, text.encode())
+        out.print(f"wrote the table in {path}", soft_wrap=True)
     out.print(f"{len(found.tables) + len(found.pictures) - len(written)} files were up to date")
     return 0
 
@@ -80,22 +81,30 @@ def _add(whole: tables.Report, part: tables.Report) -> None:
     whole.pictures.update(part.pictures)
 
 
-def _page(results: Path, found: Sequence[Record]) -> tuple[Path, str] | None:
-    """The README beside the results folder and what it should say; None where it is true or has no table of ours."""
-    path = results.resolve().parent / "README.md"
+def _pages(results: Path, found: Sequence[Record]) -> dict[Path, str]:
+    """The pages beside the results folder that have tables of ours and are not true, and what they should say."""
+    root = results.resolve().parent
     if results.resolve().name != "results":  # a folder of trials beside the committed one does not speak for it
-        return None
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
+        return {}
 
-    def table(suites: Sequence[str]) -> str:
+    def of_suites(suites: Sequence[str]) -> str:
         wanted = {cell.id for name in suites for cell in grid.plan(name, offline=True).cells}
         return tables.headline([r for r in found if r.id in wanted])
 
-    filled = readme.fill(text, table)
-    return None if filled == text else (path, filled)
+    texts: dict[Path, Callable[[Sequence[str]], str]] = {root / "README.md": of_suites}
+    simulated = coverage.load(results)
+    if simulated:
+        texts[root / coverage.PAGE] = lambda names: coverage.table(simulated, names)
+    stale = {}
+    for path, table in texts.items():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            continue
+        filled = readme.fill(text, table)
+        if filled != text:
+            stale[path] = filled
+    return stale
 
 
 def _orphans(folder: Path, gallery: Path, found: tables.Report) -> list[Path]:
