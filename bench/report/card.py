@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench import significance, verdicts
 from bench.config import digest
 from bench.report.blocks import Suite
 
@@ -22,6 +23,18 @@ class Card:
     data: Sequence[tuple[str, int]]
     commands: Sequence[str]
     left_out: Sequence[str]
+
+
+def rules() -> dict[str, str]:
+    """The numbers that verdicts rest on, from where they are decided."""
+    margins = [f"{points:g} points on {where}" for where, points in verdicts.POINTS.items()]
+    margins += [f"{verdicts.POINT:g} point of accuracy elsewhere", f"{verdicts.RELATIVE:g} % of a squared error"]
+    return {
+        "fewest": str(significance.FEWEST),
+        "alpha": f"{verdicts.ALPHA:g}",
+        "margins": ", ".join(margins),
+        "power": f"{100 * significance.POWER:g}",
+    }
 
 
 def card(suites: Sequence[Suite]) -> Card:
