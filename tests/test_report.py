@@ -152,6 +152,8 @@ def test_what_was_left_out_is_said() -> None:
 def test_an_unknown_suite_or_one_without_records_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert cli.call(["report", "--results", str(tmp_path / "nowhere")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
     for suite, words in (("smok", "did you mean smoke?"), ("smoke", "has no record of the suite smoke")):
         assert cli.call(["report", suite, "--results", str(tmp_path), "-o", str(tmp_path / "page.html")]) == 2
         said = capsys.readouterr().err
@@ -176,9 +178,11 @@ def test_the_ranking_is_that_of_the_means_with_the_interval_of_the_tables() -> N
     found = summary.rankings(block, blocks.Looks(["protonet"]))[0]
     rows = block.table[(block.table["at"] == "") & (block.table["setting"] == found.setting)]
     assert [bar.name for bar in found.forest.bars] == list(rows["label"])
+    first, last = found.forest.ticks[0], found.forest.ticks[-1]
+    scale = (last.at - first.at) / (float(last.text) - float(first.text))
     for bar, mean, half in zip(found.forest.bars, rows["mean"], rows["half_width"], strict=True):
-        assert bar.middle == pytest.approx(mean, abs=0.06)
-        assert bar.high - bar.low == pytest.approx(min(100, mean + half) - (mean - half), abs=0.11)
+        assert bar.middle == pytest.approx(first.at + scale * (mean - float(first.text)), abs=0.11)
+        assert bar.high - bar.low == pytest.approx(scale * (min(100, mean + half) - (mean - half)), abs=0.11)
         assert f"{mean:.2f} ± {half:.2f} %" == bar.score
 
 

@@ -93,7 +93,8 @@ def page(
         suites=gathered, blocks=every, parts=[_block(block, looks) for block in every], rows=rows, numbers=numbers,
         overview=[_overview(block) for block in every], figure=figure, hover=hover, pairs=pairs, problems=problems,
         devices=devices, measured=measured, shots=shots, card=card.card(gathered), rules=card.rules(),
-        version=__version__, live=live, style=_text("style.css"), script=script, script_hash=_hash(script), nan=math.isnan,
+        version=__version__, live=live, style=_text("style.css"), script=script, script_hash=_hash(script),
+        nan=math.isnan,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import files, report, views
+from bench.errors import BenchError
 from bench.report import serving
 
 
@@ -14,8 +15,9 @@ def write(suites: Sequence[str], results: Path, out: Path, *, dirty: bool, opene
     """Write the page of a results folder to a file. opened: show it in the browser.
 
     Raises:
-        BenchError: no such suite, one without a record, or a file that cannot be written.
+        BenchError: no such folder or suite, a suite without a record, or a file that cannot be written.
     """
+    _check(results)
     page = report.render(results, suites, dirty=dirty).encode()
     files.replace(out, page)
     views.console().print(f"wrote {out}, {len(page) / 1e6:.1f} MB; it opens from disk in any browser", soft_wrap=True)
@@ -27,8 +29,9 @@ def watch(suites: Sequence[str], results: Path, port: int, *, dirty: bool, opene
     """Serve the page on this machine alone until Ctrl-C; it follows the records.
 
     Raises:
-        BenchError: no such suite, one without a record, or a port that is taken.
+        BenchError: no such folder or suite, a suite without a record, or a port that is taken.
     """
+    _check(results)
     pages = serving.Pages(results, lambda: report.render(results, suites, dirty=dirty, live=True))
     server = serving.server(pages, port)
     pages.newest()  # what is wrong with the request is said here, not in the browser
@@ -38,3 +41,8 @@ def watch(suites: Sequence[str], results: Path, port: int, *, dirty: bool, opene
         webbrowser.open(address)
     with server:
         server.serve_forever()
+
+
+def _check(results: Path) -> None:
+    if not results.is_dir():
+        raise BenchError(f"there is no folder {results}; --results takes a folder of records, which `bench run` makes")

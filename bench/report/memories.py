@@ -48,7 +48,7 @@ def tables(block: Block) -> list[Table]:
     if not ablations.empty:
         rows = []
         for row in rows_of(ablations):
-            difference = "" if not row.n_pairs or math.isnan(row.difference) else memory_tables._difference(row)
+            difference = "" if not row.n_pairs or math.isnan(row.difference) else memory_tables.difference_text(row)
             kind = memory_tables.ABLATIONS.get(row.ablation, "control without a memory")
             where = "2nd instance" if row.at else "overall"
             line = [row.method, where, kind, cells.mean(row), str(row.n_seeds), difference]

@@ -62,7 +62,7 @@ def beside(block: Block) -> Published | None:
         return None
     metric = found[0].metric
     values = [v for r in found for v in (r.ours.value, r.row.value)]
-    scale = axis(values, [math.nan] * len(values), metric)
+    scale = axis(values, [w for r in found for w in (r.ours.half_width, math.nan)], metric)
     labels = dict(zip(block.made["method"], block.made["label"], strict=True))
     rows = []
     for r in found:

@@ -64,7 +64,7 @@ def roofline(made: Sequence[dict[str, Any]]) -> Plot:
     series, reach = [], []
     for i, p in enumerate(sorted(made, key=lambda p: p["op"])):
         points = []
-        for row, x, y, _ in profile_plots._marks(p):
+        for row, x, y, _ in profile_plots.roof_marks(p):
             told = (
                 f"{y:.3g} GFLOP/s, {profiles.variant_text(row)}, {duration(row['seconds']['median'])}, {row['verdict']}"
             )
@@ -89,7 +89,7 @@ def scaling(made: Sequence[dict[str, Any]]) -> list[Plot]:
     """A plot an op: time of a hot call as it grows, with exponents."""
     found = []
     for p in sorted(made, key=lambda p: p["op"]):
-        lines = profile_plots._lines(p, "time")
+        lines = profile_plots.grown_lines(p, "time")
         if not lines:
             continue
         series = []
@@ -101,7 +101,7 @@ def scaling(made: Sequence[dict[str, Any]]) -> list[Plot]:
                 Point(s, 1e3 * v, profiles.count(s), duration(v)) for s, v in zip(line.sizes, line.values, strict=True)
             ]
             series.append(Series(f"{line.variant}, {PASSES[line.each]}", "", look(i), points, text=exponent))
-        found.append(Plot(p["op"], profile_plots._swept(p), "time, ms", series, x_log=True, y_log=True))
+        found.append(Plot(p["op"], profile_plots.swept_size(p), "time, ms", series, x_log=True, y_log=True))
     return found
 
 
@@ -143,7 +143,7 @@ def _series(group: str, entries: Sequence[dict[str, Any]], key: str) -> Plot:
         x, y = [p["params"][key] for p in points], [scale * p["median"] for p in points]
         value, half = benchmarks.slope(x, y)
         text = "" if math.isnan(value) else f"slope {value:.2f} ± {half:.2f}"
-        told = [Point(a, b, f"{a:,g}", f"{benchmarks._digits(b)} {shown}") for a, b in zip(x, y, strict=True)]
+        told = [Point(a, b, f"{a:,g}", f"{benchmarks.digits(b)} {shown}") for a, b in zip(x, y, strict=True)]
         series.append(Series(name, "", look(i), told, text=text))
     return Plot(group[:1].upper() + group[1:], key, LABELS.get(unit, shown), series, x_log=True, y_log=True)
 
@@ -154,9 +154,9 @@ def _ratios(group: str, entries: Sequence[dict[str, Any]]) -> list[list[str]]:
     for entry in sorted(entries, key=lambda entry: entry["median"]):
         shown, scale = benchmarks.UNITS.get(entry["unit"], (entry["unit"], 1.0))
         ratio = (
-            f"{benchmarks._digits(entry['median'] / reference['median'])} × {reference['name']}"
+            f"{benchmarks.digits(entry['median'] / reference['median'])} × {reference['name']}"
             if reference and reference["median"]
             else ""
         )
-        rows.append([group, entry["name"], f"{benchmarks._digits(scale * entry['median'])} {shown}", ratio])
+        rows.append([group, entry["name"], f"{benchmarks.digits(scale * entry['median'])} {shown}", ratio])
     return rows

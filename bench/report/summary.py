@@ -114,9 +114,12 @@ def forest(block: Block, table: pd.DataFrame, looks: Mapping[str, Look]) -> Fore
 
 
 def axis(values: Sequence[float], half_widths: Sequence[float], metric: str) -> Scale:
-    """The axis of means with intervals, 0 to 100: of all percent, else from zero, or logarithmic over decades."""
-    if metric in PERCENT:
-        return Scale(0.0, 100.0, 0.0, 100.0, False)
+    """The axis of means with intervals, 0 to 100: of percent what there is, else from zero, or logarithmic."""
+    if metric in PERCENT and values:
+        widths = [0.0 if math.isnan(w) else w for w in half_widths]
+        low, high = (pick(v + s * w for v, w in zip(values, widths, strict=True)) for pick, s in ((min, -1), (max, 1)))
+        room = max(1.0, 0.06 * (high - low))
+        return Scale(max(0.0, low - room), min(100.0, high + room), 0.0, 100.0, False)
     if values and min(values) > 0 and max(values) / min(values) > 20:
         return Scale(min(values) / 1.5, max(values) * 1.5, 0.0, 100.0, True)
     ends = [v + (0.0 if math.isnan(w) else w) for v, w in zip(values, half_widths, strict=True)]

@@ -52,7 +52,7 @@ class Series:
     """One method. low, high: its interval at each point, if it has one. method: what filters know it by.
 
     seeds: thin lines, each with a name; broken: the names of those that end in a cross. text: a few words beside the
-    name in the legend. joined: a line, else markers alone; bare: a line without markers.
+    name in the legend. joined: a line, else markers alone. labelled: its name stands at its last point.
     """
 
     name: str
@@ -65,9 +65,7 @@ class Series:
     broken: frozenset[str] = frozenset()
     text: str = ""
     joined: bool = True
-    bare: bool = False
     labelled: bool = False
-    hollow: bool = False
 
 
 @dataclass(frozen=True)
@@ -255,7 +253,7 @@ def _drawn(series: Series, x: Scale, y: Scale, most: int) -> Drawn:
         made.path = _path(made.places)
         every = max(1, math.ceil(len(made.places) / MARKED))
         # From the end backwards: the last point is the one that counts.
-        made.markers = [] if series.bare else [(p[0], p[1]) for p in made.places[::-1][::every]]
+        made.markers = [(p[0], p[1]) for p in made.places[::-1][::every]]
     else:
         made.markers = [(p[0], p[1]) for p in made.places]
     if series.low:

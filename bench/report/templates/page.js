@@ -128,6 +128,17 @@
     const target = view.at && document.getElementById(view.at);
     if (!target) return;
     target.scrollIntoView({ behavior: from ? "auto" : "instant" });
+    // Blocks that come near are laid out only now, and may move it: half a second, unless the reader moves on.
+    let until = 0, over = false;
+    const settle = () => {
+      if (over) return;
+      until ||= performance.now() + 500;
+      target.scrollIntoView({ behavior: "instant" });
+      if (performance.now() < until) requestAnimationFrame(settle);
+    };
+    for (const type of ["wheel", "touchstart", "keydown", "pointerdown"])
+      addEventListener(type, () => { over = true; }, { once: true, passive: true });
+    from ? addEventListener("scrollend", settle, { once: true }) : requestAnimationFrame(settle);
     if (from) { target.setAttribute("tabindex", "-1"); target.focus({ preventScroll: true }); }
   }
 
@@ -344,7 +355,16 @@
   }
   addEventListener("hashchange", follow);
   let opened = [];
-  addEventListener("beforeprint", () => { opened = $$("main details:not([open])"); for (const each of opened) each.open = true; });
-  addEventListener("afterprint", () => { for (const each of opened) each.open = false; });
+  addEventListener("beforeprint", () => { // paper has all that the filters leave
+    opened = $$("main details:not([open])");
+    for (const each of opened) each.open = true;
+    whole = true;
+    list();
+  });
+  addEventListener("afterprint", () => {
+    for (const each of opened) each.open = false;
+    whole = false;
+    list();
+  });
   follow();
 })();
