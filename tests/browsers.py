@@ -40,10 +40,12 @@ def rich(seeds: range = range(3)) -> list[dict[str, Any]]:
     ]
 
 
-def page(made: list[dict[str, Any]], **options: Any) -> str:
-    """The page of records, as one suite."""
+def page(made: list[dict[str, Any]], more: list[dict[str, Any]] | None = None, **options: Any) -> str:
+    """The page of records, as one suite, and of more as another."""
     registry.load()
-    return report.page([blocks.suite("synthetic", "Synthetic records", made, {}, False)], **options)
+    suites = [blocks.suite("synthetic", "Synthetic records", made, {}, False)]
+    suites += [blocks.suite("second", "More of them", more, {}, False)] if more else []
+    return report.page(suites, **options)
 
 
 def write(folder: Path, text: str, name: str = "report.html") -> str:

@@ -55,7 +55,7 @@ def tables(block: Block) -> list[Table]:
             rows.append((block.methods.get(row.method, ""), line))
         metric = ablations["metric"].iloc[0]
         found.append(Table(
-            f"Ablations on {block.task}",
+            f"Ablations on {block.task} ({block.suite})",
             "Does the memory do anything? Each method with its memory as it is, and taken away; the difference is "
             "paired over seeds, memory as it is less taken away.",
             ["method", "where", "memory", cells.WORDS.get(metric, metric), "seeds", "difference"], rows,
@@ -74,7 +74,7 @@ def tables(block: Block) -> list[Table]:
                 (block.methods.get(str(label), ""), [str(label), *values.values(), str(group["n_seeds"].max())])
             )
         found.append(Table(
-            f"Diagnostics on {block.task}",
+            f"Diagnostics on {block.task} ({block.suite})",
             "What the memory does in its slots on the first test episodes, mean over seeds; in brackets chance.",
             ["method", *memory_tables.SHOWN.values(), "seeds"], rows,
         ))  # fmt: skip
