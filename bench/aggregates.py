@@ -19,8 +19,7 @@ from scipy import stats
 
 from bench.errors import BenchError
 from bench.frames import once
-from bench.intervals import Estimate
-from bench.significance import FEWEST
+from bench.intervals import FEWEST, Estimate
 from bench.stats import Section
 
 RESAMPLES = 2000

@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 LEVEL = 0.95
+FEWEST = 3
+"""Seeds from which an interval is given: that of two is ± six times their difference."""
 
 
 class Estimate(NamedTuple):
@@ -30,9 +32,9 @@ class Estimate(NamedTuple):
 
 
 def t_half_width(values: Sequence[float]) -> float:
-    """Half-width of the 95 % Student t interval of a mean; NaN for fewer than two values."""
+    """Half-width of the 95 % Student t interval of a mean; NaN for fewer than three values."""
     n = len(values)
-    if n < 2:
+    if n < FEWEST:
         return math.nan
     return float(stats.t.ppf(0.975, n - 1) * spread(values) / math.sqrt(n))
 
@@ -97,12 +99,11 @@ def fraction(successes: float, n: int) -> Estimate:
     return Estimate(successes / n, float(low), float(high))
 
 
-def mean(values: Sequence[float], low: float = -math.inf, high: float = math.inf, fewest: int = 2) -> Estimate:
-    """A mean with its Student t interval, cut to what is possible; no interval for fewer values than `fewest`."""
+def mean(values: Sequence[float], low: float = -math.inf, high: float = math.inf) -> Estimate:
+    """A mean with its Student t interval, cut to what is possible; no interval for fewer than three values."""
     if not len(values):
         return Estimate(math.nan)
-    centre = float(np.mean(values))
-    half = t_half_width(values) if len(values) >= fewest else math.nan
+    centre, half = float(np.mean(values)), t_half_width(values)
     return Estimate(centre, *(float(np.clip(end, low, high)) for end in (centre - half, centre + half)))
 
 

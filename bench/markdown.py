@@ -26,7 +26,7 @@ HEADLINE = {"instance 2", "instance 10", "step 1", "step 10"}
 """Places that stand for a method measured by instance or by gradient step."""
 BY_PLACE = "instance|group|step"
 LEGEND = (
-    "Mean over seeds ± half the Student t 95 % interval over seeds; one seed gives no interval. "
+    "Mean over seeds ± half the Student t 95 % interval over seeds; one or two seeds give none. "
     f'"{PAPERS}" is 1.96 s / √n over the test episodes of one trained model, mean over seeds: it says nothing of other '
     "seeds. Published figures are as printed; under each table, what differs between the paper's protocol and ours."
 )

@@ -13,11 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
-from bench.intervals import spread
+from bench.intervals import FEWEST, spread
 
 ALPHA = 0.05
-FEWEST = 3
-"""Seeds from which an interval is given, or a p."""
 EXACT = 16
 """Seeds up to which all sign flips are tried."""
 RANDOM = 9999

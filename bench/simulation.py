@@ -1,4 +1,4 @@
-"""Do the intervals cover what they say? Simulated runs whose truth is known, judged as `bench.stats` judges records.
+"""Do the intervals cover what they say? Simulated runs whose truth is known, judged as `bench.paired` judges records.
 
 A score of method m, seed s and episode e is made of, on a latent scale (logits of accuracy, logarithms of squared
 errors), each normal with its own spread:
@@ -74,7 +74,7 @@ class Scenario:
 
     @property
     def ratio(self) -> bool:
-        """Whether `bench.stats` compares by ratio."""
+        """Whether methods are compared by ratio."""
         return self.metric == "mse"
 
 

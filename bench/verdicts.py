@@ -1,6 +1,6 @@
 """What is said of figures: better, worse, equivalent or cannot tell; reproduced or not; and in one sentence.
 
-Pure functions of numbers; what they rest on is computed in `bench.stats`.
+Pure functions of numbers; what they rest on is computed in `bench.paired`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bench import cells, intervals
 from bench.frames import PERCENT
-from bench.intervals import Estimate
+from bench.intervals import FEWEST, Estimate
 from bench.published import Match, Published
-from bench.significance import ALPHA, FEWEST
+from bench.significance import ALPHA
 
 if TYPE_CHECKING:
-    from bench.stats import Comparison
+    from bench.paired import Comparison
 
 Verdict = Literal["better", "worse", "equivalent", "cannot tell"]
 Reproduced = Literal["reproduced", "below", "above", "not comparable", "cannot tell"]
@@ -142,7 +142,7 @@ def reproduction(
     interval, and further off than the margin: above or below. Within it, no further off than the tolerance, and with
     our own interval no wider than that: reproduced. Otherwise the seeds are too few to tell.
     """
-    ours = intervals.mean(values, fewest=FEWEST)
+    ours = intervals.mean(values)
     gap = ours.value - row.value
     half = math.nan
     if len(values) >= FEWEST:

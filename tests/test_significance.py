@@ -223,7 +223,7 @@ def test_wins_count_ties_as_halves() -> None:
 
 def test_a_mean_is_cut_to_what_is_possible() -> None:
     assert intervals.mean([0.9, 1.0, 1.0], 0, 1).high == 1
-    assert math.isnan(intervals.mean([1.0, 2.0], fewest=3).low)
+    assert math.isnan(intervals.mean([1.0, 2.0]).low)
     assert math.isnan(intervals.mean([]).value)
 
 

@@ -43,13 +43,13 @@ def test_t_interval_is_scipys() -> None:
     values = [97.1, 98.4, 96.5, 97.7, 99.0]
     low, high = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
     assert t_half_width(values) == pytest.approx((high - low) / 2, rel=1e-12)
-    assert t_half_width([1.0, 3.0]) == pytest.approx(12.7062, rel=1e-5)
+    assert t_half_width([1.0, 2.0, 3.0]) == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
 
 
-@pytest.mark.parametrize("values", [[], [5.0]])
-def test_fewer_than_two_values_have_no_interval(values: list[float]) -> None:
+@pytest.mark.parametrize("values", [[], [5.0], [5.0, 6.0]])
+def test_fewer_than_three_seeds_or_two_episodes_have_no_interval(values: list[float]) -> None:
     assert math.isnan(t_half_width(values))
-    assert math.isnan(episode_half_width(values))
+    assert math.isnan(episode_half_width(values)) == (len(values) < 2)
 
 
 def test_equal_values_have_an_interval_of_zero() -> None:
