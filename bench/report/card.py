@@ -8,6 +8,7 @@ from typing import Any
 
 from bench import significance, verdicts
 from bench.config import digest
+from bench.intervals import FEWEST
 from bench.report.blocks import Suite
 
 
@@ -30,7 +31,7 @@ def rules() -> dict[str, str]:
     margins = [f"{points:g} points on {where}" for where, points in verdicts.POINTS.items()]
     margins += [f"{verdicts.POINT:g} point of accuracy elsewhere", f"{verdicts.RELATIVE:g} % of a squared error"]
     return {
-        "fewest": str(significance.FEWEST),
+        "fewest": str(FEWEST),
         "alpha": f"{verdicts.ALPHA:g}",
         "margins": ", ".join(margins),
         "power": f"{100 * significance.POWER:g}",

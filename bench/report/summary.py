@@ -12,6 +12,8 @@ from bench import cells, stats, verdicts
 from bench.cells import rows_of
 from bench.errors import BenchError
 from bench.frames import PERCENT
+from bench.intervals import FEWEST
+from bench.paired import Comparison
 from bench.report.blocks import Block, Looks
 from bench.report.svg import Look, Scale, Tick, ticks
 
@@ -136,7 +138,7 @@ def place(value: float, scale: Scale) -> float:
 # ----------------------------------------------------------------------------------------------------------- verdicts
 
 
-def _compared(section: pd.DataFrame) -> list[stats.Comparison]:
+def _compared(section: pd.DataFrame) -> list[Comparison]:
     try:
         return stats.compare_all(section)
     except BenchError:
@@ -144,9 +146,9 @@ def _compared(section: pd.DataFrame) -> list[stats.Comparison]:
 
 
 def matrix(table: pd.DataFrame, labels: Mapping[str, str], block: Block,
-           compared: Sequence[stats.Comparison]) -> Matrix | None:  # fmt: skip
+           compared: Sequence[Comparison]) -> Matrix | None:  # fmt: skip
     """Every pair's verdict, rows against columns; None where no pair has seeds enough for any."""
-    if all(len(c.seeds) < stats.FEWEST for c in compared):
+    if all(len(c.seeds) < FEWEST for c in compared):
         return None
     methods = [m for m in table["method"] if any(m in (c.a, c.b) for c in compared)]
     both = {pair: Verdict(word, told) for c in compared for told in [_told(c, labels)]
@@ -157,7 +159,7 @@ def matrix(table: pd.DataFrame, labels: Mapping[str, str], block: Block,
     )
 
 
-def _told(c: stats.Comparison, labels: Mapping[str, str]) -> str:
+def _told(c: Comparison, labels: Mapping[str, str]) -> str:
     parts = []
     if not math.isnan(c.difference.value):
         direction = (
@@ -177,13 +179,13 @@ def _told(c: stats.Comparison, labels: Mapping[str, str]) -> str:
     return "; ".join(parts)
 
 
-def _paper(table: pd.DataFrame, compared: Sequence[stats.Comparison]) -> str:
+def _paper(table: pd.DataFrame, compared: Sequence[Comparison]) -> str:
     first = list(table["method"][:2])
-    both = next((c for c in compared if [c.a, c.b] == first and len(c.seeds) >= stats.FEWEST), None)
+    both = next((c for c in compared if [c.a, c.b] == first and len(c.seeds) >= FEWEST), None)
     return verdicts.sentence(both) if both else ""
 
 
-def sentence(table: pd.DataFrame, labels: Mapping[str, str], compared: Sequence[stats.Comparison]) -> str:
+def sentence(table: pd.DataFrame, labels: Mapping[str, str], compared: Sequence[Comparison]) -> str:
     """Who is best, who cannot be told from it, and what is missing for that."""
     ranked = rows_of(table[table["n_seeds"] > 0])
     if not ranked:
@@ -198,7 +200,7 @@ def sentence(table: pd.DataFrame, labels: Mapping[str, str], compared: Sequence[
     by_word: dict[str, list[str]] = {}
     for row in ranked[1:]:
         pair = against.get(row.method)
-        word = pair.verdict if pair is not None and len(pair.seeds) >= stats.FEWEST else "few"
+        word = pair.verdict if pair is not None and len(pair.seeds) >= FEWEST else "few"
         by_word.setdefault(word, []).append(row.label)
     if len(by_word) == 1 and "few" in by_word:
         n = max((len(c.seeds) for c in against.values()), default=0)
@@ -216,7 +218,7 @@ def sentence(table: pd.DataFrame, labels: Mapping[str, str], compared: Sequence[
         hint = f" (up to {max(needed):,} seeds needed)" if needed else ""
         parts.append(f"not to be told from {_list(by_word['cannot tell'])}{hint}")
     if "few" in by_word:
-        parts.append(f"with {_list(by_word['few'])} it shares fewer than {stats.FEWEST} seeds")
+        parts.append(f"with {_list(by_word['few'])} it shares fewer than {FEWEST} seeds")
     return "; ".join(parts) + "."
 
 
