@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PIP_CONSTRAINT PIP_REQUIREMENT PIP_NO_DEPS PIP_REQUIRE_HASHES PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long lint format benchmark simulation gpu-check tables tables-check memory-pictures \
+.PHONY: help run test test-long lint format benchmark simulation gpu-check tables tables-check pages memory-pictures \
 	regressions clean
 
 help: ## list all targets
@@ -67,6 +67,15 @@ tables: $(VENV)/.run ## write results/tables anew from the committed records
 
 tables-check: $(VENV)/.run ## fail where a committed table is not what the records say
 	$(BIN)/bench tables --check
+
+# The view of it that README.md shows.
+VIEW := \#suite=memories
+pages: $(VENV)/.run ## write results/report.html from the committed records
+	$(BIN)/bench report --out results/report.html
+	@browser=$$(command -v chromium || command -v google-chrome) || { echo "no browser: the picture stays as it is"; exit 0; }; \
+		"$$browser" --headless --no-sandbox --hide-scrollbars --force-prefers-color-scheme=light --window-size=1280,1760 \
+		--screenshot=results/pictures/report.png "file://$(CURDIR)/results/report.html$(VIEW)" >/dev/null 2>&1 && \
+		echo "wrote results/pictures/report.png"
 
 # The pictures of mann/README.md: name, record, episode, which of its pictures.
 MEMORY_PICTURES := ntm-recall:5eabcfc16bb9:0:episode0-weights dnc-copy:759ab0f3ba2c:0:episode0-weights \

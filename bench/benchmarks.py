@@ -225,12 +225,12 @@ def _rows(entries: list[Entry]) -> str:
         if key:
             first = firsts[entry["name"]]
             row[key] = f"{entry['params'][key]:,}"
-            row[f"× its first {key}"] = _digits(entry["median"] / first["median"]) if first["median"] else ""
+            row[f"× its first {key}"] = digits(entry["median"] / first["median"]) if first["median"] else ""
         for reference in references:
-            row[f"× {reference['name']}"] = _digits(entry["median"] / reference["median"])
-        row |= {f"median, {unit}" if several else unit: _digits(scale * entry["median"])}
+            row[f"× {reference['name']}"] = digits(entry["median"] / reference["median"])
+        row |= {f"median, {unit}" if several else unit: digits(scale * entry["median"])}
         if entry["n"] > 1:
-            row |= {"IQR": _digits(scale * entry["iqr"]), "min": _digits(scale * entry["min"]), "n": str(entry["n"])}
+            row |= {"IQR": digits(scale * entry["iqr"]), "min": digits(scale * entry["min"]), "n": str(entry["n"])}
         rows.append(row | {name.replace("_", " "): _text(entry["extra"].get(name, "")) for name in extras})
     columns = list(dict.fromkeys(column for row in rows for column in row))
     return _table([[row.get(column, "") for column in columns] for row in rows], columns)
@@ -260,11 +260,11 @@ def _ratios(entries: list[Entry]) -> list[str]:
     rows = []
     for each in found:
         where = [f"{each.at:,}"] if key else []
-        rows.append([each.name, each.other, *where, "" if each.value is None else _digits(each.value)])
+        rows.append([each.name, each.other, *where, "" if each.value is None else digits(each.value)])
     if any(each.printed for each in found):
         columns += ["published", "source"]
         for row, each in zip(rows, found, strict=True):
-            row += [_digits(each.printed.value), each.printed.citation] if each.printed else ["", ""]
+            row += [digits(each.printed.value), each.printed.citation] if each.printed else ["", ""]
     return ["How many times as much the row beside it takes; more is better for the first.", _table(rows, columns)]
 
 
@@ -274,7 +274,7 @@ def _table(rows: list[list[str]], columns: list[str]) -> str:
     return tabulate(shown, [_safe(c) for c in columns], tablefmt="pipe", disable_numparse=True, colalign=align)
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
     """Three digits, and no power of ten where a plain number is short."""
     if value == 0 or not 1e-3 <= abs(value) < 1e7:
         return f"{value:.2g}"
@@ -282,7 +282,7 @@ def _digits(value: float) -> str:
 
 
 def _text(value: Any) -> str:
-    return _digits(value) if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
+    return digits(value) if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
 
 
 def _safe(text: str) -> str:

@@ -21,7 +21,9 @@ WORDS = {"accuracy": "accuracy, %", "error": "error, %", "mse": "mean squared er
 
 def rows_of(table: pd.DataFrame) -> list[Any]:
     """Rows with their cells as attributes."""
-    return [SimpleNamespace(**{str(k): v for k, v in row.items()}) for row in table.to_dict("records")]
+    names = [*map(str, table.columns)]
+    columns = (table.iloc[:, i].tolist() for i in range(len(names)))
+    return [SimpleNamespace(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
 def number(value: float, metric: str, like: float | None = None) -> str:

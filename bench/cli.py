@@ -344,6 +344,34 @@ def tables(
     raise typer.Exit(refresh(suite or [], results, check, dirty))
 
 
+@app.command(epilog=_example("bench report --open", "bench report smoke -o smoke.html", "bench report --watch --open"))
+def report(
+    suite: Annotated[list[str] | None, typer.Argument(help="Suites; else all that have records.",
+                                                      autocompletion=completion.suites)] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The page.")] = Path("report.html"),
+    opened: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Serve it on this machine alone, and follow the records.")]
+    = False,
+    port: Annotated[int, typer.Option(metavar="N", help="Of --watch; 0: any that is free.")] = 8765,
+    dirty: Annotated[bool, typer.Option("--dirty", help="Also records made by uncommitted code.")] = False,
+    results: Results = RESULTS,
+    data: Data = None,
+    plugin: Plugins = None,
+) -> None:  # fmt: skip
+    """Write one page of all results: verdicts, curves, costs, published figures.
+
+    One HTML file that needs no network: rankings and verdicts, learning curves, costs, ours beside published,
+    what memories do, profiles, every record, and how it was all made and judged.
+    """
+    _prepare(plugin, data)
+    from bench.report import command
+
+    if watch:
+        command.watch(suite or [], results, port, dirty=dirty, opened=opened)
+    else:
+        command.write(suite or [], results, out, dirty=dirty, opened=opened)
+
+
 @app.command(
     epilog=_example(
         "bench profile --quick",

@@ -10,6 +10,7 @@ import reprlib
 import types
 import typing
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 from bench.errors import BenchError
@@ -88,7 +89,7 @@ def convert(cls: type, key: str, value: Any) -> Any:
     from bench.registry import unknown
 
     owner = getattr(cls, "name", cls.__name__.lower())
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     names = {f.name for f in dataclasses.fields(cls)}
     if key not in names:
         raise BenchError(unknown(f"field of {owner}", key, names))
@@ -96,6 +97,11 @@ def convert(cls: type, key: str, value: Any) -> Any:
         return _convert(hints[key], value)
     except (ValueError, TypeError, KeyError, OverflowError):
         raise BenchError(f"{owner}.{key} must be {describe(hints[key])}, not {reprlib.repr(value)}") from None
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _convert(kind: Any, value: Any) -> Any:

@@ -121,7 +121,7 @@ def ablation_table(table: pd.DataFrame) -> list[str]:
         for row in cells.rows_of(group):
             line[ABLATIONS.get(row.ablation, ABLATIONS["none"])] = cells.mean(row)
             if row.ablation == "zero" and row.n_pairs:
-                line["paired difference to zero"] = _difference(row)
+                line["paired difference to zero"] = difference_text(row)
         rows.append(line)
     columns = ["setting", "method", "where", *ABLATIONS.values(), "paired difference to zero"]
     shown = pd.DataFrame(rows, columns=columns, dtype=object).fillna("")
@@ -138,7 +138,8 @@ def _where(at: str) -> str:
     return "2nd instance" if at else "overall"
 
 
-def _difference(row: Any) -> str:
+def difference_text(row: Any) -> str:
+    """A paired difference with its sign, ± half its interval."""
     text = f"{'+' * (row.difference > 0)}{cells.number(row.difference, row.metric)}"
     width = row.difference_half_width
     return text if math.isnan(width) else f"{text} ± {cells.number(width, row.metric, row.difference)}"

@@ -55,7 +55,7 @@ def save(folder: Path, made: Sequence[dict[str, Any]]) -> list[Path]:
         return []
     suffix = "" if made[0]["dtype"] == "float32" else f"-{made[0]['dtype']}"
     pictures = {"roofline": roofline(made)}
-    if any(_lines(p, "time") for p in made):
+    if any(grown_lines(p, "time") for p in made):
         pictures |= {"scaling-time": scaling(made, "time"), "scaling-memory": scaling(made, "memory")}
     paths = []
     for name, content in pictures.items():
@@ -72,10 +72,10 @@ def roofline(made: Sequence[dict[str, Any]]) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure = blank((12.5, 7.6), f"Roofline: {made[0]['device']['name']}, {made[0]['dtype']}")
         axes = figure.add_subplot()
-        reach = [x for p in made for _, x, _, _ in _marks(p)]
+        reach = [x for p in made for _, x, _, _ in roof_marks(p)]
         handles = _roofs(axes, made, (min(reach) / 2, 2 * max(reach)))
         for i, p in enumerate(sorted(made, key=lambda p: p["op"])):
-            marks = list(_marks(p))
+            marks = list(roof_marks(p))
             colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
             axes.plot([m[1] for m in marks], [m[2] for m in marks], color=colour, lw=1, alpha=0.5, zorder=2)
             for row, x, y, size in marks:
@@ -114,7 +114,7 @@ def _roofs(axes: Axes, made: Sequence[dict[str, Any]], ends: tuple[float, float]
     return legend
 
 
-def _marks(p: dict[str, Any]) -> Iterator[tuple[dict[str, Any], float, float, float]]:
+def roof_marks(p: dict[str, Any]) -> Iterator[tuple[dict[str, Any], float, float, float]]:
     """Row, FLOP / B, GFLOP/s and size of mark, for each size in order."""
     fastest: dict[str, dict[str, Any]] = {}
     for row in p["rows"]:
@@ -134,8 +134,8 @@ def _marks(p: dict[str, Any]) -> Iterator[tuple[dict[str, Any], float, float, fl
 
 def scaling(made: Sequence[dict[str, Any]], what: str) -> bytes:
     """A panel an op: time of a hot call, or bytes allocated at its peak, against the size that grows."""
-    shown = [p for p in sorted(made, key=lambda p: p["op"]) if _lines(p, what)]
-    names = sorted({line.variant for p in shown for line in _lines(p, what)}, key=lambda n: (n != "eager", n))
+    shown = [p for p in sorted(made, key=lambda p: p["op"]) if grown_lines(p, what)]
+    names = sorted({line.variant for p in shown for line in grown_lines(p, what)}, key=lambda n: (n != "eager", n))
     rows = math.ceil(len(shown) / COLUMNS)
     titles = {"time": "Time of a hot call", "memory": "Bytes allocated at the peak of a call"}
     with matplotlib.rc_context(STYLE | {"font.size": 10}):
@@ -147,7 +147,7 @@ def scaling(made: Sequence[dict[str, Any]], what: str) -> bytes:
         handles = [Line2D([], [], color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], ls="", label=name)
                    for i, name in enumerate(names)]  # fmt: skip
         handles += [Line2D([], [], color=GREY, ls=ls, label=PASSES[each]) for each, ls in LOOKS.items()
-                    if any(line.each == each for p in shown for line in _lines(p, what))]  # fmt: skip
+                    if any(line.each == each for p in shown for line in grown_lines(p, what))]  # fmt: skip
         note = f"in each panel: exponent of growth, with its 95 % interval, from 1/{REACH} of the largest size on"
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles),
                       title=textwrap.fill(note, int(11 * figure.get_size_inches()[0])))  # fmt: skip
@@ -155,7 +155,7 @@ def scaling(made: Sequence[dict[str, Any]], what: str) -> bytes:
 
 
 def _panel(axes: Axes, p: dict[str, Any], what: str, names: Sequence[str]) -> None:
-    lines, labels = _lines(p, what), []
+    lines, labels = grown_lines(p, what), []
     for line in lines:
         i = names.index(line.variant)
         axes.plot(line.sizes, line.values, color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], ms=5,
@@ -165,7 +165,7 @@ def _panel(axes: Axes, p: dict[str, Any], what: str, names: Sequence[str]) -> No
             mark = {"forward": "", "both": ", f + b"}[line.each]
             labels.append(f"{line.variant}{mark}: {found.value:.2f}"
                           + ("" if math.isnan(found.half) else f" ± {found.half:.2f}"))  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlabel=_swept(p), title=p["op"])
+    axes.set(xscale="log", yscale="log", xlabel=swept_size(p), title=p["op"])
     axes.set_xticks(sorted({size for line in lines for size in line.sizes}))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: profiles.count(round(value))))
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -180,9 +180,9 @@ def _panel(axes: Axes, p: dict[str, Any], what: str, names: Sequence[str]) -> No
     axes.text(0.03, 0.97, "\n".join(labels), transform=axes.transAxes, va="top", fontsize=8.5)
 
 
-def _lines(p: dict[str, Any], what: str) -> list[Line]:
+def grown_lines(p: dict[str, Any], what: str) -> list[Line]:
     """Lines of at least two sizes, the other sizes being those with the longest sweep."""
-    swept = _swept(p)
+    swept = swept_size(p)
     found: dict[tuple[str, str, str], dict[int, float]] = {}
     for row in p["rows"]:
         if row["cache"] != "hot" or swept not in row["sizes"]:
@@ -200,7 +200,8 @@ def _lines(p: dict[str, Any], what: str) -> list[Line]:
             for (rest, variant, each), line in found.items() if rest == longest and len(line) > 1]  # fmt: skip
 
 
-def _swept(p: dict[str, Any]) -> str:
+def swept_size(p: dict[str, Any]) -> str:
+    """Name of the size in which an op grows."""
     op = registry.OPS.entries.get(p["op"])
     return op.swept if op else "slots"
 

@@ -81,8 +81,8 @@ def sentence(c: Comparison) -> str:
         f"exact sign-flip {cells.p_value(c.p_flip)}, at least {c.p_flip_least:.2g})"
     )
     margin = "" if c.shown_margin is None else f"{cells.rounded(c.shown_margin, 0)}{unit}"
-    more = f"; {c.seeds_needed:,} seeds would find a difference of this size with 80 % power"
-    more = more if c.seeds_needed and c.p > ALPHA else ""
+    needed = c.seeds_needed if c.p > ALPHA else None
+    more = f"; {needed:,} seeds would find a difference of this size with 80 % power" if needed else ""
     end = {
         "better": f"{c.a} is better",
         "worse": f"{c.a} is worse",

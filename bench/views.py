@@ -7,13 +7,13 @@ import inspect
 import math
 import os
 import shlex
-import statistics
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -163,7 +163,8 @@ def half_width(per_episode: Sequence[float]) -> float | None:
     """Half the papers' 95 % interval over episodes; None for fewer than two."""
     if len(per_episode) < 2:
         return None
-    return 1.96 * statistics.stdev(per_episode) / math.sqrt(len(per_episode))
+    spread = float(np.std(per_episode, ddof=1)) if min(per_episode) < max(per_episode) else 0.0
+    return 1.96 * spread / math.sqrt(len(per_episode))
 
 
 def results_table(rows: Sequence[tuple[Record, str]], failed: Sequence[tuple[Mapping[str, Any], str, str]]) -> Table:

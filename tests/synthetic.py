@@ -272,3 +272,21 @@ def ablated(seeds: Iterable[int] = range(3)) -> list[dict[str, Any]]:
             more = {"diagnostics": diagnosed(0.8)} if (name, ablate) == ("mann", "none") else {}
             made.append(record(cell, scores, curve=points([0.2, 0.5, *means[-2:]], 500), **more))
     return made
+
+
+def crowd(seeds: Iterable[int] = range(15)) -> list[dict[str, Any]]:
+    """Over 2,000 records with learning curves: memories of several sizes online, at three numbers of classes."""
+    rng = np.random.default_rng(5)
+    made = []
+    for seed in seeds:
+        for way in (5, 10, 20):
+            for m, name in enumerate(MEMORIES):
+                for slots in (64, 128):
+                    cell = spec(name, "omniglot-online", seed, fields={"slots": slots}, task_fields={"way": way})
+                    means = [1 / way, *(1 - 1 / (1.5 + k + m / 3) - 0.01 * rng.random() for k in range(9))]
+                    scores = np.clip(np.mean(means) + 0.05 * rng.normal(size=600), 0, 1)
+                    rise = np.linspace(1 / way, means[-1], 40) + 0.02 * rng.normal(size=40)
+                    parts = evaluation(cell, scores, by_instance=by_instance(means))
+                    made.append(record(cell, parts, curve=points(list(np.clip(rise, 0, 1)), 250),
+                                       params=1000 * (m + 1) * slots, cost={"train_cpu_s": 100.0 + m}))  # fmt: skip
+    return [*made, *probed(seeds), *copied(seeds), *showcase(seeds)]

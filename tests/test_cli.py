@@ -17,8 +17,9 @@ from bench.grid import suites
 from bench.training import Progress
 
 pytestmark = pytest.mark.usefixtures("toys")
-COMMANDS = [[], ["list"], ["run"], ["status"], ["show"], ["inspect"], ["profile"], ["tables"], ["export"], ["import"],
-            ["diff"], ["doctor"], ["data"], ["data", "list"], ["data", "get"], ["data", "check"]]  # fmt: skip
+COMMANDS = [[], ["list"], ["run"], ["status"], ["show"], ["compare"], ["inspect"], ["profile"], ["tables"], ["report"],
+            ["export"], ["import"], ["diff"], ["doctor"], ["data"], ["data", "list"], ["data", "get"],
+            ["data", "check"]]  # fmt: skip
 NET = ("run", "-m", "plug-net", "-t", "plug-points", "--results", "out", "--steps", 4, *QUICK)
 
 

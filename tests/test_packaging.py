@@ -80,7 +80,7 @@ def test_wheel_holds_code_and_data_and_nothing_else(wheel: Path) -> None:
     packages = [p for name in ("bench", "baselines", "mann") for p in (ROOT / name).rglob("*")]
     wanted = {str(p.relative_to(ROOT)) for p in packages if p.is_file() and "__pycache__" not in p.parts}
     assert held == wanted | {"bench/published.csv"}
-    assert {Path(name).suffix for name in held} <= {".py", ".toml", ".txt", ".csv", ".md"}
+    assert {Path(name).suffix for name in held} <= {".py", ".toml", ".txt", ".csv", ".md", ".j2", ".css", ".js"}
     assert "bench = bench.cli:main" in scripts
 
 
@@ -103,6 +103,8 @@ def test_installed_command(installed: Installed) -> None:
     assert (installed.folder / "x" / "pictures" / "run.png").is_file()
     installed.run("bench", "tables", "--dirty", "--results", "x")
     assert any("chance" in p.read_text() for p in (installed.folder / "x" / "tables").glob("*.md"))
+    installed.run("bench", "report", "--dirty", "--results", "x")
+    assert "<title>mannbench report: other</title>" in (installed.folder / "report.html").read_text()
 
 
 def test_installed_data_files(installed: Installed) -> None:

@@ -1,0 +1,48 @@
+"""What `bench report` does: write the page, or serve it while records are added."""
+
+from __future__ import annotations
+
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import files, report, views
+from bench.errors import BenchError
+from bench.report import serving
+
+
+def write(suites: Sequence[str], results: Path, out: Path, *, dirty: bool, opened: bool) -> None:
+    """Write the page of a results folder to a file. opened: show it in the browser.
+
+    Raises:
+        BenchError: no such folder or suite, a suite without a record, or a file that cannot be written.
+    """
+    _check(results)
+    page = report.render(results, suites, dirty=dirty).encode()
+    files.replace(out, page)
+    views.console().print(f"wrote {out}, {len(page) / 1e6:.1f} MB; it opens from disk in any browser", soft_wrap=True)
+    if opened:
+        webbrowser.open(out.resolve().as_uri())
+
+
+def watch(suites: Sequence[str], results: Path, port: int, *, dirty: bool, opened: bool) -> None:
+    """Serve the page on this machine alone until Ctrl-C; it follows the records.
+
+    Raises:
+        BenchError: no such folder or suite, a suite without a record, or a port that is taken.
+    """
+    _check(results)
+    pages = serving.Pages(results, lambda: report.render(results, suites, dirty=dirty, live=True))
+    server = serving.server(pages, port)
+    pages.newest()  # what is wrong with the request is said here, not in the browser
+    address = f"http://{serving.HOST}:{server.server_port}/"
+    views.console().print(f"{address} follows the records in {results}; Ctrl-C ends it", soft_wrap=True)
+    if opened:
+        webbrowser.open(address)
+    with server:
+        server.serve_forever()
+
+
+def _check(results: Path) -> None:
+    if not results.is_dir():
+        raise BenchError(f"there is no folder {results}; --results takes a folder of records, which `bench run` makes")
