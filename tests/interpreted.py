@@ -139,6 +139,7 @@ def test_the_registry_gives_a_learner_the_scan_after_holding_it_against_the_refe
     task = registry.TASKS.entries["glyphs-online"](way=2, length=4, size=8)
     learner = registry.METHODS.entries["ntm"](slots=6, width=3, controller_size=5).build(task)
     found = scans.SCANS["cuda", NTM, type(learner.controller)]
+    scans.find(learner, "cpu")  # those of the CPU are registered when first asked for
     monkeypatch.setitem(scans.SCANS, ("cpu", NTM, type(learner.controller)), found)
     before = torch.random.get_rng_state()
     learner.use("fused")

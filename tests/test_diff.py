@@ -135,7 +135,7 @@ def test_one_seed_of_another_version_cannot_be_told() -> None:
     found = only(seeds([0.8]), seeds([0.2], versions=(2, 1)))
     assert (found.verdict, found.moved) == (UNKNOWN, False)
     assert math.isnan(found.half_width)
-    assert only(seeds([0.8, 0.79]), seeds([0.2, 0.19], versions=(2, 1))).verdict == WORSE
+    assert only(seeds([0.8, 0.79, 0.81]), seeds([0.2, 0.19, 0.21], versions=(2, 1))).verdict == WORSE
 
 
 def test_other_seeds_are_compared_without_pairs() -> None:

@@ -12,6 +12,8 @@ from fused import agree, network, scan_of, sequence, used
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mann.controllers import LSTMController
+from mann.kernels import registry
 from mann.lrua import LRUA
 
 pytest.importorskip("numba")
@@ -141,6 +143,14 @@ def test_segments_that_are_computed_again_give_the_same(monkeypatch: pytest.Monk
 
 def test_without_gradients_the_same_bits() -> None:
     fused.without_gradients_the_same_bits(lrua())
+
+
+def test_compiling_leaves_random_numbers_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "SCANS", {})
+    registry.scan(LRUA, LSTMController, compile=lambda dtype: torch.rand(3, dtype=dtype))(lambda *call: call)
+    before = torch.random.get_rng_state()
+    registry.SCANS["cpu", LRUA, LSTMController].compile(torch.float32)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @pytest.mark.long

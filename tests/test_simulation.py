@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
@@ -21,6 +20,7 @@ from bench.simulation import HEADLINE, RAW, SCENARIOS, SEEDS, Config, Entry, Sce
 
 UNSTABLE = "accuracy, one method unstable"
 """The one scenario in which the headline covers less than it says."""
+ROOT = Path(__file__).resolve().parent.parent
 QUICK = Config(replications=1500, episodes=40, bootstraps=100, resamples=200)
 RECORD = coverage.load(ROOT / "results")
 PAGE = ROOT / coverage.PAGE

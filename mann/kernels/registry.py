@@ -61,11 +61,17 @@ def scan(
 ) -> Callable[[Run], Run]:
     """Register a scan. compile: called once a process and dtype before it runs, to do what takes long the first time.
 
+    What compile draws at random is no part of the caller's stream: whether code was compiled must not change a result.
     Exactly these types: a subclass may do otherwise, and gets the reference until it is registered as well.
     """
 
+    @functools.cache
+    def once(dtype: torch.dtype) -> None:
+        with torch.random.fork_rng(devices=[]):
+            compile(dtype)
+
     def register(run: Run) -> Run:
-        SCANS[device, memory, controller] = Scan(run, functools.cache(compile), dtypes, unsuited)
+        SCANS[device, memory, controller] = Scan(run, once, dtypes, unsuited)
         return run
 
     return register
