@@ -80,7 +80,7 @@ def sort(usage, order, room):
             middle, end = start + size, min(start + 2 * size, slots)
             if _before(usage, order[middle - 1], order[middle]):
                 continue
-            room[start:middle] = order[start:middle]
+            copy(order[start:middle], room[start:middle])
             left, right, place = start, middle, start
             while left < middle and right < end:
                 if _before(usage, order[right], room[left]):

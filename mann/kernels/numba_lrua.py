@@ -11,7 +11,7 @@ import numpy as np
 
 from mann.kernels.numba_lrua_steps import find_least, read, read_backward, write, write_backward, write_weights
 from mann.kernels.numba_lstm import begin, control, control_backward, control_scratch, end
-from mann.kernels.numba_math import jit, kernel, one, sigmoid_, tanh_, zero
+from mann.kernels.numba_math import copy, jit, kernel, one, sigmoid_, tanh_, zero
 
 Array = Any
 """A contiguous numpy array of float32 or float64; all of one call have the same type."""
@@ -136,7 +136,7 @@ def _open(emitted, rules, gate, opened):
     """σ(α) of each head."""
     heads = len(opened)
     if rules.gated:
-        opened[:] = emitted[len(emitted) - heads :]
+        copy(emitted[len(emitted) - heads :], opened)
     else:
         opened[:] = gate[0]
 
@@ -175,7 +175,7 @@ def forward(weights, rules, first, steps, carry, trace, projected, hidden, reads
             for i in range(slots):
                 usage[i] = decay * usage[i] + scratch.touched[i]
             if rules.feed:
-                carry.read[b] = reads[b, first + t]
+                copy(reads[b, first + t], carry.read[b])
     end(carry, trace, steps)
 
 
@@ -237,7 +237,7 @@ def backward(
                         memory_grad, least, rules.erased, rules.shared, scratch.opened, values, scratch.written,
                         trace.weights[b, t], scratch.weights_grad, values_grad, scratch.opened_grad,
                     )  # fmt: skip
-            grad.weights[b] = scratch.weights_grad
-            opened_grad[b, now] = scratch.opened_grad
+            copy(scratch.weights_grad, grad.weights[b])
+            copy(scratch.opened_grad, opened_grad[b, now])
             squash_backward(emitted, keys_grad.reshape(size), values_grad.reshape(size), scratch, rules, emitted_back)
         control_backward(weights, rules.feed, grad, trace, hidden_grad, projected_grad, emitted_grad, first, t, room)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mann.kernels.numba_lstm import control, control_backward, control_scratch
-from mann.kernels.numba_math import jit, kernel, one, sigmoid_, zero
+from mann.kernels.numba_math import clear, copy, jit, kernel, one, sigmoid_
 from mann.kernels.numba_sam_steps import (
     content,
     content_backward,
@@ -133,9 +133,9 @@ def scratch_for(like, heads, k, slots, part):
 def begin(carry, trace, inverse):
     """Note what was there before the first step of a trace; inverse: set."""
     for b in range(len(carry.read)):
-        trace.cells[b, 0] = carry.cell[b]
-        trace.slots[b, 0] = carry.slots[b]
-        trace.weights[b, 0] = carry.weights[b]
+        copy(carry.cell[b], trace.cells[b, 0])
+        copy(carry.slots[b], trace.slots[b, 0])
+        copy(carry.weights[b], trace.weights[b, 0])
         for i in range(inverse.shape[1]):
             inverse[b, i] = inverse_length(carry.memory[b, i])
 
@@ -144,9 +144,9 @@ def begin(carry, trace, inverse):
 def end(carry, trace, steps):
     """The carry after the last step of a trace."""
     for b in range(len(carry.read)):
-        carry.cell[b] = trace.cells[b, steps]
-        carry.slots[b] = trace.slots[b, steps]
-        carry.weights[b] = trace.weights[b, steps]
+        copy(trace.cells[b, steps], carry.cell[b])
+        copy(trace.slots[b, steps], carry.slots[b])
+        copy(trace.weights[b, steps], carry.weights[b])
 
 
 @jit
@@ -201,7 +201,7 @@ def write_step_backward(grad, trace, b, t, emitted_back, scratch):
         scratch.shares, grad.weights[b], value_back,
     )  # fmt: skip
     gate_back[0] = gate_grad * opened * (one(gate) - opened)
-    shares_back[:] = scratch.shares[:heads]
+    copy(scratch.shares[:heads], shares_back)
 
 
 @kernel
@@ -226,15 +226,15 @@ def forward(weights, rules, first, steps, carry, trace, projected, hidden, reads
             for h in range(heads):
                 read, weight = trace.rows[b, t, h], trace.weights[b, t + 1, h]
                 for j in range(k):
-                    read[j] = carry.memory[b, near[h, j]]
+                    copy(carry.memory[b, near[h, j]], read[j])
                 content(queries[h], strength_of(strengths, h), read, trace.cosines[b, t, h], weight)
-                found[h] = zero(found)
+                clear(found[h])
                 for j in range(k):
                     for w in range(width):
                         found[h, w] += weight[j] * read[j, w]
             settle(weights, rules, carry, trace, b, t, scratch)
             if rules.feed:
-                carry.read[b] = reads[b, now]
+                copy(reads[b, now], carry.read[b])
     end(carry, trace, steps)
 
 
@@ -261,7 +261,7 @@ def backward(
             found_grad, emitted_back = reads_grad[b, now].reshape(heads, width), emitted_grad[b, now]
             queries, strengths, _, _, _ = parts(trace.emitted[b, t], heads, width)
             queries_back, strengths_back, _, _, _ = parts(emitted_back, heads, width)
-            queries_back[:] = zero(queries)
+            clear(queries_back)
             for h in range(heads):
                 read, weight, back = trace.rows[b, t, h], trace.weights[b, t + 1, h], grad.weights[b, h]
                 for j in range(k):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mann.kernels.numba_lstm import control, control_backward, control_scratch
-from mann.kernels.numba_math import dot, jit, kernel, one, softmax, softmax_backward, zero
+from mann.kernels.numba_math import clear, copy, dot, jit, kernel, one, softmax, softmax_backward, zero
 from mann.kernels.numba_sam import begin, end, parts, scratch_for, settle, write_step, write_step_backward
 from mann.kernels.numba_sam_steps import (
     content,
@@ -116,10 +116,13 @@ def forward(weights, rules, first, steps, carry, trace, projected, hidden, reads
                 read, weight = trace.slots[b, t + 1, h], trace.weights[b, t + 1, h]
                 follow(before, strength, after, trace.slots[b, t, h], trace.weights[b, t, h], lists, found, amounts,
                        trace.factors[b, t, h])  # fmt: skip
-                near[:k], near[k : 2 * k], near[2 * k :] = found[0], close[h], found[1]
+                copy(found[0], near[:k])
+                copy(close[h], near[k : 2 * k])
+                copy(found[1], near[2 * k :])
                 for i in range(3 * k):
-                    held[i] = carry.memory[b, near[i]]
-                ways[0], ways[2] = amounts[0], amounts[1]
+                    copy(carry.memory[b, near[i]], held[i])
+                copy(amounts[0], ways[0])
+                copy(amounts[1], ways[2])
                 content(queries[h], strength_of(strengths, h), held[k : 2 * k], trace.cosines[b, t, h], ways[1])
                 softmax(raw[h], trace.modes[b, t, h])
                 for i in range(3 * k):
@@ -129,13 +132,13 @@ def forward(weights, rules, first, steps, carry, trace, projected, hidden, reads
                 trace.chosen[b, t, h] = lists.chosen[:k]
                 _mixed(trace.modes[b, t, h], ways, near, read, weight, mixed, kept)
                 out = reads[b, now, h * width : (h + 1) * width]
-                out[:] = zero(out)
+                clear(out)
                 for i in range(3 * k):
                     for w in range(width):
                         out[w] += mixed[i] * kept[i] * held[i, w]
             settle(weights, rules, carry, trace, b, t, scratch)
             if rules.feed:
-                carry.read[b] = reads[b, now]
+                copy(reads[b, now], carry.read[b])
     end(carry, trace, steps)
 
 
@@ -149,7 +152,7 @@ def _read_backward(found_grad, query, strength, trace, b, t, h, weights_grad, mi
     read, chosen, factors = trace.slots[b, t + 1, h], trace.chosen[b, t, h], trace.factors[b, t, h]
     k, width = len(read), len(query)
     _mixed(modes, ways, near, read, trace.weights[b, t + 1, h], mixed, kept)
-    modes_grad[:] = zero(modes)
+    clear(modes_grad)
     for i in range(3 * k):
         amount = mixed[i] * kept[i]
         for w in range(width):
@@ -195,8 +198,8 @@ def backward(
             queries, strengths, _, _, _ = parts(emitted, heads, width)
             queries_back, strengths_back, _, _, _ = parts(emitted_back, heads, width)
             modes_back = emitted_back[len(emitted) - 3 * heads :].reshape(heads, 3)
-            queries_back[:] = zero(queries)
-            followed_grad[:] = grad.weights[b]
+            clear(queries_back)
+            copy(grad.weights[b], followed_grad)
             for h in range(heads):
                 strength_grad = _read_backward(
                     reads_grad[b, now, h * width : (h + 1) * width], queries[h], strength_of(strengths, h), trace, b, t,
