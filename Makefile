@@ -78,9 +78,9 @@ pages: $(VENV)/.run ## write results/report.html from the committed records
 		echo "wrote results/pictures/report.png"
 
 # The pictures of mann/README.md: name, record, episode, which of its pictures.
-MEMORY_PICTURES := ntm-recall:5eabcfc16bb9:0:episode0-weights dnc-copy:759ab0f3ba2c:0:episode0-weights \
+MEMORY_PICTURES := ntm-recall:5eabcfc16bb9:0:episode0-weights dnc-copy:5db87f602402:0:episode0-weights \
 	sam-copy:ecb3840d2d7f:0:episode0-weights mann-glyphs:c4b428840238:0:episode0-reads \
-	dnc-probe:b74516515e25:0:forgetting
+	dnc-probe:6ef98f1e1f79:0:forgetting
 memory-pictures: $(VENV)/.run ## draw the pictures of mann/README.md anew; trains what has no checkpoint here (half an hour)
 	@for each in $(MEMORY_PICTURES); do IFS=:; set -- $$each; unset IFS; \
 		$(BIN)/bench inspect $$2 --again --episode $$3 --out out/inspect/$$1 >/dev/null || exit; \
