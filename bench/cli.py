@@ -594,6 +594,9 @@ def call(arguments: Sequence[str]) -> int:
         # Whoever read our output has gone; the interpreter must not try again to flush it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except OSError as error:  # a folder without permission, a name that is too long, a full disk
+        place = f"{error.filename}: " if error.filename else ""
+        return _say(f"{place}{error.strerror or error}", USER_ERROR)
     except USAGE as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()

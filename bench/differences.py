@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import subprocess
 import tarfile
 from collections import Counter
@@ -265,7 +266,10 @@ def _at_revision(revision: str, results: Path) -> list[Record]:
     )
     if not commit:
         raise BenchError(f"'{revision}' is neither a folder of results nor a git revision of the folder {results}")
-    top = Path(_git(start, "rev-parse", "--show-toplevel").decode().removesuffix("\n"))
+    found_top = _git(start, "rev-parse", "--show-toplevel").decode().removesuffix("\n")
+    if not found_top:
+        raise BenchError(f"{folder} is in no work tree of git, so it has no revisions; name two folders of results")
+    top = Path(found_top)
     inside = (folder.relative_to(top) / "runs").as_posix()
     packed = _git(top, "--literal-pathspecs", "archive", "--format=tar", commit.decode().strip(), inside)
     found: dict[str, Record] = {}
@@ -283,8 +287,10 @@ def _at_revision(revision: str, results: Path) -> list[Record]:
 
 def _git(folder: Path, *arguments: str) -> bytes:
     """What git prints; nothing where it fails or is not there."""
+    # A hook of git sets these for its own repository.
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, timeout=300)
+        done = subprocess.run(["git", "-C", str(folder), *arguments], env=outside, capture_output=True, timeout=300)
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return b""
     return done.stdout if done.returncode == 0 else b""

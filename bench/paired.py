@@ -67,7 +67,7 @@ class Comparison:
     p_flip: float = math.nan
     """Exact sign-flip test, two-sided: in how many of the 2^n ways to swap A and B is the difference as large."""
     p_flip_least: float = math.nan
-    """What so many seeds can reach at best: 2 / 2^n."""
+    """What so many seeds can reach at best: 2 / 2^n, or one in all random flips where not every way is tried."""
     p_equivalent: float = math.nan
     """The larger of the two one-sided p against ± margin (TOST, Schuirmann 1987)."""
     p_holm: float = math.nan
@@ -102,6 +102,11 @@ class Comparison:
     def shown_margin(self) -> float | None:
         """The margin as people read it."""
         return None if self.margin is None else _shown(self.scale, self.margin)
+
+    @property
+    def flips(self) -> str:
+        """Which sign flips `p_flip` is of: all of them, or as many at random as are tried."""
+        return "exact sign-flip" if len(self.seeds) <= significance.EXACT else "random sign-flip"
 
     @property
     def unit(self) -> str:
@@ -185,7 +190,7 @@ def paired(
         sd=intervals.spread(differences),
         p=significance.t_p(differences) if enough else math.nan,
         p_flip=float(significance.sign_flip_p(differences)) if enough else math.nan,
-        p_flip_least=2.0 ** (1 - len(seeds)) if seeds else math.nan,
+        p_flip_least=significance.least_sign_flip_p(len(seeds)) if seeds else math.nan,
         p_equivalent=significance.equivalence_p(differences, margin) if enough and margin is not None else math.nan,
         effect=significance.hedges(differences),
         wins_seeds=intervals.fraction(won, len(shared)),

@@ -29,11 +29,13 @@ LONGEST_NAME = 1000
 MOST_AXES, LONGEST_AXIS = 32, 1 << 40
 CODES = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}
 """Types of numbers in an array."""
+ORDERS = ("<", ">", "=", "|")
+"""Of the bytes of a number."""
 _LENGTHS = {"SHORT_BINSTRING": "<B", "BINSTRING": "<i", "SHORT_BINBYTES": "<B", "BINBYTES": "<I", "BINBYTES8": "<Q",
             "BYTEARRAY8": "<Q"}  # fmt: skip
 """How the length of these bytes is written; they are never copied off the file."""
 _OPERATIONS = {operation.code: operation for operation in pickletools.opcodes}
-_DAMAGE = (ValueError, IndexError, KeyError, OverflowError, EOFError, struct.error)
+_DAMAGE = (ValueError, TypeError, IndexError, KeyError, OverflowError, EOFError, struct.error)
 """What a pickle raises that is cut short or no pickle at all."""
 
 
@@ -226,7 +228,7 @@ class _Machine:
     def build(self, state: Any) -> None:
         """Give an array its numbers, or a type its byte order."""
         match self.stack[-1], state:
-            case _Kind() as kind, (int(), order, None, None, None, int(), int(), int()) if _text(order) in "<>=|":
+            case _Kind() as kind, (int(), order, None, None, None, int(), int(), int()) if _text(order) in ORDERS:
                 kind.order = _text(order)
             case _Blank(), (1, tuple(), _Kind(), int(), list()):
                 raise _Refusal("it holds an array of objects; only arrays of numbers are read")

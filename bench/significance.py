@@ -46,6 +46,11 @@ def equivalence_p(differences: ArrayLike, margin: float) -> float:
     return float(stats.t.sf(inside / se, len(found) - 1))
 
 
+def least_sign_flip_p(n: int) -> float:
+    """The smallest p that `sign_flip_p` can give for n differences."""
+    return 2.0 ** (1 - n) if n <= EXACT else 1 / (RANDOM + 1)
+
+
 def sign_flip_p(differences: ArrayLike) -> Any:
     """Two-sided p of the mean over all 2^n sign flips, along the last axis; above 16 values over 9,999 random ones.
 

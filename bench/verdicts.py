@@ -78,7 +78,7 @@ def sentence(c: Comparison) -> str:
     evidence = (
         f"a difference of {shown}{unit} (95 % interval of the paired difference over seeds, Student t; "
         f"{cells.p_value(c.p_holm)}{f', Holm over {c.family}' if c.family > 1 else ''}; "
-        f"exact sign-flip {cells.p_value(c.p_flip)}, at least {c.p_flip_least:.2g})"
+        f"{c.flips} {cells.p_value(c.p_flip)}, at least {c.p_flip_least:.2g})"
     )
     margin = "" if c.shown_margin is None else f"{cells.rounded(c.shown_margin, 0)}{unit}"
     needed = c.seeds_needed if c.p > ALPHA else None

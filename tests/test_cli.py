@@ -419,6 +419,13 @@ def test_json_stays_alone_on_stdout_when_plugins_print(tmp_path: Path) -> None:
         assert "hello" in said.err
 
 
+def test_what_the_system_refuses_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    found = bench(capsys, "show", "ab12", "--results", "x" * 300)
+    assert found.code == 2
+    assert "name too long" in found.err.lower()
+    assert len(found.err.splitlines()) == 1
+
+
 def test_debug_shows_the_trace(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from bench.errors import BenchError
 

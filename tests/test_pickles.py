@@ -310,6 +310,14 @@ HOSTILE = {
 }
 
 
+def test_an_order_of_bytes_that_is_none() -> None:
+    content = pickle.dumps(np.zeros(2, "<f4"), protocol=2)
+    wrong = content.replace(b"X\x01\x00\x00\x00<", b"X\x02\x00\x00\x00<>")
+    assert wrong != content
+    with pytest.raises(BenchError):
+        pickles.loads(wrong)
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile(name: str) -> None:
     tracemalloc.start()

@@ -387,6 +387,9 @@ def test_the_served_page_follows_the_records(served: tuple[Path, int]) -> None:
     assert "connect-src 'self'" in page
     assert "<b>1</b> record" in page
     assert _get(port, "/state")[1] == state
+    (store / "runs" / "s1-0.json").symlink_to("nowhere")
+    assert _get(port, "/state")[0] == 200
+    (store / "runs" / "s1-0.json").unlink()
     _store(store, [synthetic.scored(synthetic.spec("mann", "omniglot", fields={}), 0.7)])
     assert _get(port, "/state")[1] != state
     assert "<b>2</b> records" in _get(port, "/")[1]
@@ -396,6 +399,7 @@ def test_it_serves_this_machine_and_nothing_but_the_page(served: tuple[Path, int
     _, port = served
     assert _get(port, "/state", "example.org:80")[0] == 403
     assert _get(port, "/state", f"localhost:{port}")[0] == 200
+    assert _get(port, "/state", "localhost")[0] == 200
     assert _get(port, "/../../etc/passwd")[0] == 404
     with pytest.raises(BenchError, match="--port 0 takes any"):
         serving.server(serving.Pages(Path(), str), port)

@@ -51,6 +51,11 @@ def test_t_is_scipys_and_its_interval_excludes_zero_just_where_p_is_below_5_perc
     assert (abs(values.mean()) > t_half_width(values)) == (t_p(values) < 0.05)
 
 
+def test_the_least_p_of_sign_flips() -> None:
+    for n in (5, 30):
+        assert significance.sign_flip_p(np.ones(n)) == pytest.approx(significance.least_sign_flip_p(n))
+
+
 def test_equal_differences_leave_no_doubt() -> None:
     assert (t_p([0.3] * 3), t_p([0.0] * 3)) == (0, 1)
     assert (equivalence_p([0.3] * 3, 0.4), equivalence_p([0.3] * 3, 0.3)) == (0, 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +21,11 @@ HOST = "127.0.0.1"
 
 def state(results: Path) -> str:
     """A digest of which records there are; new records, and those that were replaced, change it."""
-    found = sorted((str(p.relative_to(results)), p.stat().st_mtime_ns, p.stat().st_size) for p in _files(results))
+    found = []
+    for path in sorted(_files(results)):
+        with suppress(OSError):  # gone since it was listed, or a link to nowhere
+            about = path.stat()
+            found.append((str(path.relative_to(results)), about.st_mtime_ns, about.st_size))
     return sha256(repr(found).encode()).hexdigest()
 
 
@@ -62,7 +67,7 @@ def server(pages: Pages, port: int) -> ThreadingHTTPServer:
         """GET / and GET /state, for those who ask for this machine by its own name."""
 
         def do_GET(self) -> None:
-            host = (self.headers.get("Host") or "").rpartition(":")[0]
+            host = (self.headers.get("Host") or "").partition(":")[0]
             if host not in (HOST, "localhost"):  # another site's name that was made to point here
                 self._answer(403, b"this page is for this machine alone", "text/plain")
             elif self.path.partition("?")[0] == "/state":

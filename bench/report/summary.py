@@ -170,7 +170,7 @@ def _told(c: Comparison, labels: Mapping[str, str]) -> str:
         parts.append(cells.seeds(c.seeds))
     if not math.isnan(c.difference.low):
         parts.append(f"{cells.p_value(c.p_holm)}, Holm over {c.family}")
-        parts.append(f"exact sign-flip {cells.p_value(c.p_flip)}, at least {c.p_flip_least:.2g}")
+        parts.append(f"{c.flips} {cells.p_value(c.p_flip)}, at least {c.p_flip_least:.2g}")
         if c.shown_margin is not None:
             parts.append(f"what matters: ± {cells.rounded(c.shown_margin, 0)} {c.unit}".rstrip())
     parts += [c.because] if c.because else []
