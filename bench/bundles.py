@@ -4,7 +4,7 @@
 another lab to a store: all or, where anything is wrong, none. A bundle holds
 
 - `runs/`: the records as they are in the store, byte for byte,
-- `tables/`: what `bench tables` makes of them; `pictures/` and `report.html` where the results folder has them,
+- `tables/` and `report.html`: what `bench tables` and `bench report` make of them; `pictures/` that are not stale,
 - `bundle.json`: the suites, every environment with the ids of what it made, and whose the imported records are,
 - `SHA256SUMS`: the digest of every other file, as `sha256sum --check` reads it; and `README.md`.
 """
@@ -24,7 +24,21 @@ from typing import Any
 
 import pandas as pd
 
-from bench import __version__, cells, charts, documents, files, grid, latex, origins, records, refresh, views, zips
+from bench import (
+    __version__,
+    cells,
+    charts,
+    documents,
+    files,
+    grid,
+    latex,
+    origins,
+    records,
+    refresh,
+    report,
+    views,
+    zips,
+)
 from bench.config import MISSING, PLAIN, TEXT, WHOLE, canonical
 from bench.errors import BenchError
 from bench.records import Record
@@ -48,7 +62,7 @@ _CONFLICTS = 5
 README = """# Records of mannbench
 
 {count} records{suites}. Each file under `runs/` is one run: its settings, scores of every test episode, learning curve,
-cost, code and machine. `tables/` is made of nothing else.
+cost, code and machine. `tables/` and `report.html` are made of nothing else.
 
 {machines}
 
@@ -103,18 +117,18 @@ def chosen(suites: Sequence[str], results: Path, dirty: bool) -> list[Record]:
 
 def members(found: Sequence[Record], suites: Sequence[str], results: Path, dirty: bool) -> dict[str, bytes]:
     """The files of a bundle, by their paths in it."""
-    report, ids, whose = refresh.collect(suites, results, found, dirty), {r.id for r in found}, origins.load(results)
+    made, ids, whose = refresh.collect(suites, results, found, dirty), {r.id for r in found}, origins.load(results)
+    gallery = results / "pictures"
+    current = made.pictures.keys() - set(charts.check(made.pictures, gallery))
     about = {
         "schema": SCHEMA, "mannbench": __version__, "suites": [Path(s).stem for s in suites], "records": len(found),
         "environments": _environments(found), "origins": {id: name for id, name in whose.items() if id in ids},
     }  # fmt: skip
     packed = {
         **{_inside(r.spec): _bytes_of(results, r) for r in found},
-        **{f"tables/{file}": text.encode() for file, text in (report.tables | latex.beside(report.tables)).items()},
-        **_there(
-            results, "pictures", report.pictures.keys() - set(charts.check(report.pictures, results / "pictures"))
-        ),
-        **_there(results, "", {"report.html"}),
+        **{f"tables/{file}": text.encode() for file, text in (made.tables | latex.beside(made.tables)).items()},
+        **{f"pictures/{name}": documents.contents(gallery / name) for name in current},
+        "report.html": report.render(results, suites, dirty=dirty).encode(),
         ABOUT: records.short_lines(about).encode(),
         "README.md": _readme(about, found).encode(),
     }
@@ -138,11 +152,6 @@ def _bytes_of(results: Path, record: Record) -> bytes:
     if not path.is_file():
         raise BenchError(f"the record {record.id} is not at {path}, where its spec says; move its file there")
     return documents.contents(path)
-
-
-def _there(results: Path, folder: str, names: set[str]) -> dict[str, bytes]:
-    paths = {str(Path(folder) / name): results / folder / name for name in names}
-    return {name: documents.contents(path) for name, path in paths.items() if path.is_file()}
 
 
 def _environments(found: Sequence[Record]) -> list[dict[str, Any]]:
@@ -255,7 +264,7 @@ def _compared(path: Path, packed: zips.Members, results: Path, sender: str) -> C
     sums = _sums(path, packed)
     about = documents.decode(packed[ABOUT], f"{ABOUT} of {path}", "bundle", SCHEMA, SHAPE)
     earlier = {id: origins.check(name, f"{ABOUT} of {path}") for id, name in about.get("origins", {}).items()}
-    found = Contents()
+    found, known, mine = Contents(), origins.load(results), {r.id for r in records.load(results).records}
     harmless = {"new": found.new, "same": found.same, "repeated": found.repeated}
     for name in packed:
         data = packed[name]
@@ -270,11 +279,16 @@ def _compared(path: Path, packed: zips.Members, results: Path, sender: str) -> C
         if _inside(record.spec) != name:
             raise BenchError(f"{shown} holds the record of {reprlib.repr(_inside(record.spec))}; it was altered")
         standing = _standing(results / name, data, record)
+        if standing == "new" and record.id in mine:
+            raise BenchError(
+                f"the record {record.id} is in {results}, but not at {results / name}, where its spec says; "
+                "move its file there"
+            )
         if standing in harmless:
             harmless[standing].append(name)
         else:
             found.conflicts[name] = standing
-        found.whose[record.id] = earlier.get(record.id, sender)
+        found.whose[record.id] = earlier.get(record.id, sender) if standing == "new" else known.get(record.id, "")
         found.machines.append(origins.machine(record, found.whose))
     if about["records"] != len(found.machines):
         raise BenchError(f"{path} says that it holds {about['records']} records, but has {len(found.machines)}")
@@ -299,6 +313,7 @@ def _sums(path: Path, packed: zips.Members) -> dict[str, str]:
 
 def _standing(path: Path, data: bytes, record: Record) -> str:
     """How a record stands to the store: new, same, repeated, or else what both found."""
+    records.check_link(path)
     if not path.exists():
         return "new"
     if documents.contents(path) == data:

@@ -112,7 +112,9 @@ def _attempt(cell: Cell, context: Context) -> Outcome | None:
         with _lock(context.results, cell.id) as mine:
             if not mine:
                 return None
-            if not records.path_of(context.results, cell.spec).exists():
+            path = records.path_of(context.results, cell.spec)
+            records.check_link(path)
+            if not path.exists():
                 run_cell(cell, context)
             _failure_path(context.results, cell.id).unlink(missing_ok=True)
             return Outcome(cell, "done")

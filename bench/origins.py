@@ -1,11 +1,12 @@
 """Whose machines records come from: what each says of its own, and who sent those that were imported.
 
-An import leaves one file, `results/imports/<first digits of the bundle's sha256>.json`: records themselves are never
-changed, and their ids do not depend on who ran them.
+An import that adds records leaves one file, `results/imports/<first digits of its sha256>.json`: records themselves are
+never changed, and their ids do not depend on who ran them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -38,20 +39,16 @@ class Machine(NamedTuple):
     torch: str
 
 
-def path_of(results: Path, bundle: str) -> Path:
-    """Where the import of the bundle with a sha256 is kept."""
-    return results / FOLDER / f"{bundle[:12]}.json"
-
-
 def write(results: Path, bundle: str, sender: str, whose: Mapping[str, str]) -> tuple[Path, bool]:
-    """Note an import once; the file, and whether it is new.
+    """Note an import once; the file, and whether it is new. A second import of a bundle may add what the first left.
 
     Raises:
         BenchError: the folder cannot be written.
     """
-    path = path_of(results, bundle)
     content = {"schema": SCHEMA, "bundle": bundle, "from": sender, "records": dict(whose)}
-    return path, files.create(path, records.short_lines(content).encode())
+    data = records.short_lines(content).encode()
+    path = results / FOLDER / f"{hashlib.sha256(data).hexdigest()[:12]}.json"
+    return path, files.create(path, data)
 
 
 def load(results: Path) -> dict[str, str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import reprlib
 import textwrap
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -181,9 +181,7 @@ def load(results: Path) -> Loaded:
     """Read all records of a results folder, sorted by path. Unusable files are named, skipped and left alone."""
     loaded = Loaded()
     seen: set[str] = set()
-    for path in sorted((results / "runs").glob("*/*/*.json")):
-        if path.name.startswith("."):
-            continue
+    for path in _paths(results, loaded.problems):
         try:
             record = read(path)
         except BenchError as problem:
@@ -201,17 +199,44 @@ def find(results: Path, prefix: str) -> tuple[Path, Record]:
     Raises:
         BenchError: none, or more than one.
     """
-    found = [p for p in _paths(results) if p.stem.rpartition("-")[2].startswith(prefix)]
+    problems: list[str] = []
+    found = [p for p in _paths(results, problems) if p.stem.rpartition("-")[2].startswith(prefix)]
+    if problems and not found:
+        raise BenchError(problems[0])
     if not prefix or not found:
-        raise BenchError(f"no record in {results} has an id that starts with '{prefix}'; `bench status` lists them")
+        raise BenchError(
+            f"no record in {results} has an id that starts with '{prefix}'; `bench run SUITE --dry-run` lists ids"
+        )
     if len(found) > 1:
         ids = ", ".join(p.stem.rpartition("-")[2] for p in found[:5])
         raise BenchError(f"'{prefix}' fits {len(found)} records ({ids}, …); give more digits")
     return found[0], read(found[0])
 
 
-def _paths(results: Path) -> Iterator[Path]:
-    return (p for p in sorted((results / "runs").glob("*/*/s*-*.json")) if not p.name.startswith("."))
+def check_link(path: Path) -> None:
+    """Refuse a record's place where nothing can be written and nothing is.
+
+    Raises:
+        BenchError: a link to nowhere, as a store whose files were not fetched has.
+    """
+    if path.is_symlink() and not path.exists():
+        raise BenchError(f"{path} is a link to a file that is not here; get the file, or delete the link")
+
+
+def _paths(results: Path, problems: list[str]) -> list[Path]:
+    """The files TASK/METHOD/*.json, sorted; a folder that cannot be looked into is a problem."""
+    runs, found = results / "runs", []
+
+    def note(error: OSError) -> None:
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):  # no record yet
+            problems.append(f"{error.filename} cannot be read: {error.strerror}")
+
+    for folder, below, names in os.walk(runs, onerror=note, followlinks=True):
+        depth = len(Path(folder).relative_to(runs).parts)
+        if depth == 2:
+            below.clear()
+            found += [Path(folder) / n for n in names if n.endswith(".json") and not n.startswith(".")]
+    return sorted(found)
 
 
 def _contradiction(content: dict[str, Any]) -> str:

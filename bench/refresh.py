@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import benchmarks, charts, coverage, data, files, grid, latex, readme, records, scaling_plots, tables, views
+from bench import (
+    benchmarks,
+    charts,
+    coverage,
+    data,
+    files,
+    grid,
+    latex,
+    published,
+    readme,
+    records,
+    scaling_plots,
+    tables,
+    views,
+)
 from bench.errors import BenchError
 from bench.records import Record
 
@@ -90,8 +104,8 @@ def _add(whole: tables.Report, part: tables.Report) -> None:
 
 
 def _committed(results: Path) -> bool:
-    """Whether this folder speaks for the project; one of trials beside the committed one does not."""
-    return results.resolve().name == "results"
+    """Whether this folder speaks for the project: it has the published figures beside its records."""
+    return (results / published.FILE).is_file()
 
 
 def _pages(results: Path, found: Sequence[Record]) -> dict[Path, str]:

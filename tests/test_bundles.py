@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from shell import Said, bench, refused
 from synthetic import record, scored, showcase, spec
 
-from bench import bundles, files, origins, records, zips
+from bench import bundles, files, origins, records, report, zips
 from bench.config import canonical, digest
 from bench.errors import BenchError
 from bench.records import Record
@@ -84,7 +84,8 @@ def take(capsys: pytest.CaptureFixture[str], path: Path, into: Path, *more: obje
 def test_a_bundle_holds_the_records_to_the_byte_and_all_digests(theirs: Path, tmp_path: Path) -> None:
     packed, lab = members(theirs), everything(tmp_path / "lab")
     assert {name: data for name, data in packed.items() if name.startswith("runs/")} == lab
-    assert {"README.md", "SHA256SUMS", "bundle.json", "tables/other.md", "tables/other.csv", "tables/other.tex"} == {
+    tables = {f"tables/other.{kind}" for kind in ("md", "csv", "tex")}
+    assert {"README.md", "SHA256SUMS", "bundle.json", "report.html", *tables} == {
         name for name in packed if not name.startswith("runs/")
     }
     assert summed(packed) == packed
@@ -123,18 +124,19 @@ def test_only_the_suites_asked_for_are_packed(tmp_path: Path, capsys: pytest.Cap
     assert [name.rsplit("/", 1)[0] for name in packed if name.startswith("runs/")] == ["runs/glyphs/chance"]
     assert {name for name in packed if name.startswith("tables/")} == {f"tables/mine.{k}" for k in ("md", "csv", "tex")}
     assert json.loads(packed["bundle.json"])["suites"] == ["mine"]
+    assert not any(Record(**r).id in packed["report.html"].decode() for r in showcase())
 
 
 def test_the_report_and_current_pictures_go_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lab = store(tmp_path / "lab", *(Record(**r) for r in showcase()))
     bench(capsys, "tables", "--results", lab)
-    (lab / "report.html").write_text("<p>report</p>")
+    (lab / "report.html").write_text("<p>of other records</p>")
     drawn = sorted((lab / "pictures").glob("*.png"))
     assert len(drawn) > 1
     drawn[0].write_bytes(drawn[1].read_bytes())  # not what the records say
     said = bench(capsys, "export", "--bundle", tmp_path / "b.zip", "--results", lab)
     packed = members(tmp_path / "b.zip")
-    assert packed["report.html"] == b"<p>report</p>"
+    assert packed["report.html"].decode() == report.render(lab)
     assert "the report" in said.out
     assert {n for n in packed if n.startswith("pictures/")} == {f"pictures/{p.name}" for p in drawn[1:]}
     assert {n: d for n, d in packed.items() if n.startswith("tables/")} == {
@@ -222,6 +224,30 @@ def test_import_adds_what_is_new_and_says_whose_it_is(
     assert "0 records imported" in again.out
     assert "3 were here already" in again.out
     assert everything(mine) == after
+
+
+def test_a_second_import_of_a_bundle_notes_what_the_first_left(
+    theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = store(tmp_path / "mine", cell(1, 0.5))
+    said = take(capsys, theirs, mine, "--from", "Lab of X", "--ours", "--json").json
+    assert [row["records"] for row in said["machines"] if row["whose"] == "Lab of X"] == [2]
+    records.path_of(mine, cell(1).spec).unlink()
+    assert take(capsys, theirs, mine, "--from", "Lab of X").code == 0
+    assert origins.load(mine) == {cell(s).id: "Lab of X" for s in range(3)}
+
+
+def test_what_stands_elsewhere_or_is_a_link_to_nowhere_is_refused(
+    theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = store(tmp_path / "mine", cell(1, 0.5))
+    place = records.path_of(mine, cell(1).spec)
+    (mine / "runs" / "lake" / "moved").mkdir()
+    place.rename(mine / "runs" / "lake" / "moved" / place.name)
+    refused(take(capsys, theirs, mine), cell(1).id, "where its spec says", "move its file there")
+    (mine / "runs" / "lake" / "moved" / place.name).unlink()
+    place.symlink_to("nowhere")
+    refused(take(capsys, theirs, mine), "a link to a file that is not here")
 
 
 def test_origins_travel_on(theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ import torch
 from photos import FEW, FORMS, SMALL, as_folders, as_lists, as_pickles, photos
 from PIL import Image
 
-from bench import cli, data, grid, miniimagenet, photographs, records, registry
+from bench import cli, data, grid, miniimagenet, photographs, published, records, registry
 from bench.api import BenchError, MissingData, Task
 from bench.config import override
 from bench.seeding import generator
@@ -544,9 +544,13 @@ def test_tables_say_that_nobody_has_run_it(capsys: pytest.CaptureFixture[str], t
 
 
 def test_only_the_committed_tables_say_so_unasked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    for folder in ("out", "results"):
+    for folder in ("results", "committed"):
+        committed = folder == "committed"
+        (tmp_path / folder).mkdir()
+        if committed:
+            (tmp_path / folder / published.FILE).touch()
         assert said(capsys, "tables", "--results", str(tmp_path / folder))[0] == 0
-        assert (tmp_path / folder / "tables" / "miniimagenet.md").exists() == (folder == "results")
+        assert (tmp_path / folder / "tables" / "miniimagenet.md").exists() == committed
 
 
 def test_layout_is_part_of_what_is_remembered(tmp_path: Path) -> None:

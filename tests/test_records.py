@@ -217,6 +217,20 @@ BAD = {
 }  # fmt: skip
 
 
+def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, listing = tmp_path / "runs" / "copy", os.scandir
+    closed.mkdir(parents=True)
+
+    def scandir(path: Any) -> Any:
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listing(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert records.load(tmp_path).problems == [f"{closed} cannot be read: Permission denied"]
+    assert records.load(tmp_path / "none").problems == []
+
+
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_record_is_named_skipped_and_left_alone(kind: str, tmp_path: Path) -> None:
     content, says = BAD[kind]
