@@ -7,8 +7,8 @@ paired: they were measured on the same test episodes. What is noise:
 - three seeds or more: the Student t 95 % interval of the paired differences over seeds;
 - one or two seeds with the same ids: that interval over the paired episodes. It says whether these trained models
   differ, not whether others would;
-- two seeds with other ids, or other seeds on either side: the t interval over seeds, paired or Welch's;
-- one seed with another id: it cannot be told.
+- three seeds or more on either side, but not the same: Welch's t interval over seeds;
+- fewer seeds, with other ids or not the same: it cannot be told.
 
 A number is beyond noise where the p-value of that interval's test is, by Holm's rule over all numbers that moved: by
 chance alone, one comparison in twenty says of anything that it is better or worse, however many numbers it has.
@@ -36,8 +36,9 @@ from bench import frames, records, views
 from bench.cells import number
 from bench.config import canonical
 from bench.errors import BenchError
-from bench.intervals import t_half_width
+from bench.intervals import FEWEST, t_half_width
 from bench.records import Record
+from bench.significance import ALPHA, holm
 
 SAME, NOISE, UNKNOWN = "the same", "within noise", "cannot tell"
 BETTER, WORSE, LOST, WON = "better", "worse", "diverges now", "diverges no longer"
@@ -45,9 +46,6 @@ MOVED = (LOST, WORSE, WON, BETTER)
 """Verdicts that are beyond noise, in the order in which they are shown."""
 ROUNDING = 1e-5
 """Share of a number below which a difference is single precision in another order; one answer of 10,000 is more."""
-SEEDS = 3
-"""From so many common seeds on, seeds decide."""
-LEVEL = 0.05
 ROWS = 100
 
 
@@ -58,6 +56,8 @@ class Key(NamedTuple):
     """Canonical JSON of what defines the cell, without its versions."""
     evaluation: str
     place: str
+    metric: str
+    """Records that measure something else are not compared, whatever their spec says."""
 
 
 class Score(NamedTuple):
@@ -100,11 +100,9 @@ def compare(old: Iterable[Record], new: Iterable[Record]) -> list[Difference]:
     """All numbers that both have, of the newest version of each method and task in either."""
     before, after = _numbers(old), _numbers(new)
     found = [_difference(key, before[key], after[key]) for key in sorted(before.keys() & after.keys())]
-    tested = sorted((each.p, i) for i, each in enumerate(found) if each.verdict in (BETTER, WORSE))
-    beyond = True
-    for rank, (p, i) in enumerate(tested):
-        beyond = beyond and p <= LEVEL / (len(tested) - rank)
-        if not beyond:
+    tested = [i for i, each in enumerate(found) if each.verdict in (BETTER, WORSE)]
+    for i, p in zip(tested, holm([found[i].p for i in tested]), strict=True):
+        if p > ALPHA:
             found[i] = replace(found[i], verdict=NOISE)
     return found
 
@@ -116,7 +114,7 @@ def _numbers(found: Iterable[Record]) -> dict[Key, dict[int, Score]]:
         record = Record(**content)
         cell = canonical(_without_versions(record.spec))
         for evaluation, place, value, per_episode in _scores(record):
-            seeds = numbers.setdefault(Key(cell, evaluation, place), {})
+            seeds = numbers.setdefault(Key(cell, evaluation, place, record.result["metric"]), {})
             seeds.setdefault(record.seed, Score(record, value, per_episode))
     return numbers
 
@@ -192,7 +190,7 @@ def _paired(pairs: Sequence[tuple[Score, Score]]) -> Tested:
         old.record.id == new.record.id and 1 < len(old.per_episode) == len(new.per_episode) for old, new in pairs
     )
     change, basis = float(np.mean(each)), _count(len(pairs))
-    if len(pairs) < SEEDS and repeated:
+    if len(pairs) < FEWEST and repeated:
         each = np.concatenate([np.subtract(new.per_episode, old.per_episode) for old, new in pairs]).tolist()
         basis = f"{len(each)} episodes, {basis}"
     return Tested(change, t_half_width(each), _p(change, t_half_width(each), len(each) - 1), basis)
@@ -208,7 +206,7 @@ def _p(change: float, half_width: float, freedom: int) -> float:
 def _welch(old: Sequence[float], new: Sequence[float], basis: str) -> Tested:
     """Welch's t of seeds that are not the same."""
     change = float(np.mean(new) - np.mean(old)) if old and new else math.nan
-    if min(len(old), len(new)) < 2:
+    if min(len(old), len(new)) < FEWEST:
         return Tested(change, math.nan, math.nan, basis)
     if min(old) == max(old) and min(new) == max(new):  # what scipy divides by zero for
         return Tested(change, 0.0, _p(change, 0.0, 1), basis)

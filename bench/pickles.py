@@ -114,6 +114,8 @@ class _Machine:
         self.below: list[list[Any]] = []
         """Stacks that wait beneath a mark."""
         self.memo: dict[int, Any] = {}
+        self.copies: dict[int, tuple[memoryview, bytes]] = {}
+        """By `id` of a piece of the file, itself and its bytes: what is fetched often is copied once."""
 
     def run(self) -> Any:
         """The value at the end."""
@@ -125,7 +127,7 @@ class _Machine:
             if operation is None:
                 raise ValueError(f"no operation has the code {code!r}")
             if operation.name == "STOP":
-                return _plain(self.stack.pop())
+                return self.plain(self.stack.pop())
             self.step(operation)
 
     def step(self, operation: pickletools.OpcodeInfo) -> None:
@@ -164,20 +166,20 @@ class _Machine:
             case "EMPTY_LIST" | "EMPTY_DICT" | "EMPTY_TUPLE":
                 stack.append({"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}[name]())
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                self.stack.append(_tuple([stack.pop() for _ in range(int(name[-1]))][::-1]))
+                self.stack.append(self.tuple_of([stack.pop() for _ in range(int(name[-1]))][::-1]))
             case "TUPLE":
                 items = self.since_mark()
-                self.stack.append(_tuple(items))
+                self.stack.append(self.tuple_of(items))
             case "LIST":
                 items = self.since_mark()
-                self.stack.append([_plain(item) for item in items])
+                self.stack.append([self.plain(item) for item in items])
             case "DICT":
                 items = self.since_mark()
                 self.stack.append({})
                 self.fill(items)
             case "APPEND" | "APPENDS":
                 items = [stack.pop()] if name == "APPEND" else self.since_mark()
-                self.top(list).extend(map(_plain, items))
+                self.top(list).extend(map(self.plain, items))
             case "SETITEM" | "SETITEMS":
                 self.fill([stack.pop(), stack.pop()][::-1] if name == "SETITEM" else self.since_mark())
             case "GLOBAL":
@@ -192,6 +194,23 @@ class _Machine:
                 self.build(stack.pop())
             case _:
                 raise _Refusal(f"it makes an object of a class, or the like ({name}); only plain values are read")
+
+    def tuple_of(self, items: list[Any]) -> tuple[Any, ...]:
+        """A tuple of what was on the stack."""
+        if any(isinstance(item, _INTERNAL) for item in items):
+            return _Arguments(items)
+        # These may be arguments as well: bytes are copied only if they do not belong to an array.
+        return tuple(map(self.plain, items))
+
+    def plain(self, value: Any) -> Any:
+        """A value as it may stand in the result."""
+        if isinstance(value, _INTERNAL):
+            raise _Refusal("it keeps a function, a class or half an array among its values")
+        if isinstance(value, memoryview):
+            if id(value) not in self.copies:
+                self.copies[id(value)] = value, bytes(value)
+            return self.copies[id(value)][1]
+        return value
 
     def take(self, form: str) -> memoryview:
         """The bytes that come next, after their length."""
@@ -217,7 +236,7 @@ class _Machine:
         """Keys and values, in turn, go into the dict on top."""
         into = self.top(dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
-            into[_text(key)] = _plain(value)
+            into[_text(key)] = self.plain(value)
 
     def remember(self, place: int) -> None:
         """What is on top can be had again."""
@@ -238,20 +257,6 @@ class _Machine:
                 self.memo.update(dict.fromkeys(blank.memo, made))
             case _:
                 raise _Refusal("it sets the inside of something that is no array of numbers")
-
-
-def _tuple(items: list[Any]) -> tuple[Any, ...]:
-    if any(isinstance(item, _INTERNAL) for item in items):
-        return _Arguments(items)
-    # These may be arguments as well: bytes are copied only if they do not belong to an array.
-    return tuple(map(_plain, items))
-
-
-def _plain(value: Any) -> Any:
-    """A value as it may stand in the result."""
-    if isinstance(value, _INTERNAL):
-        raise _Refusal("it keeps a function, a class or half an array among its values")
-    return bytes(value) if isinstance(value, memoryview) else value
 
 
 def _text(value: Any) -> str:

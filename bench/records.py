@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import reprlib
 import textwrap
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from bench import documents, files
@@ -213,6 +215,16 @@ def find(results: Path, prefix: str) -> tuple[Path, Record]:
     return found[0], read(found[0])
 
 
+def check_folder(results: Path) -> None:
+    """Refuse a store that is not there.
+
+    Raises:
+        BenchError: no such folder.
+    """
+    if not results.is_dir():
+        raise BenchError(f"there is no folder {results}; --results takes a folder of records, which `bench run` makes")
+
+
 def check_link(path: Path) -> None:
     """Refuse a record's place where nothing can be written and nothing is.
 
@@ -254,6 +266,11 @@ def _contradiction(content: dict[str, Any]) -> str:
     for name, scores in evaluations.items():
         if scores["mean"] is None and name not in content["result"].get("diverged", ()):
             return f"result.evaluations[{reprlib.repr(name)}] has no mean and is not said to have diverged"
+        episodes, mean = scores["per_episode"], scores["mean"]
+        if episodes and mean is not None and not math.isclose(mean, fmean(episodes), rel_tol=1e-6, abs_tol=1e-6):
+            return f"result.evaluations[{reprlib.repr(name)}] has a mean that its episodes do not have"
+        if content["result"]["metric"] in ("accuracy", "error") and mean is not None and not 0 <= mean <= 1:
+            return f"result.evaluations[{reprlib.repr(name)}] has a mean that is no fraction"
         by_instance, by_step = scores["by_instance"], scores["by_step"]
         if by_instance and len(by_instance["mean"]) != len(by_instance["n"]):
             return f"result.evaluations[{reprlib.repr(name)}].by_instance has other counts than means"

@@ -31,8 +31,10 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
     """Write what is stale, or with check name it; the exit code.
 
     Raises:
-        BenchError: no such suite, or no record of it.
+        BenchError: no such suite, or no record of it; or no such folder, to check.
     """
+    if check:  # a mistyped name must not pass for tables that are true
+        records.check_folder(results)
     out, err = views.console(), views.console(stderr=True)
     loaded = records.load(results)
     for problem in loaded.problems:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import combinations
 from typing import Any
 
@@ -83,7 +84,7 @@ def compare_all(
 ) -> list[Comparison]:
     """Every pair of methods once, best mean first; the pairs of one task and setting are a family.
 
-    See `compare`. Pairs without a common seed, and methods without this place, are left out.
+    See `compare`. Pairs without a common seed or without a ratio, and methods without this place, are left out.
 
     Raises:
         BenchError: an empty frame, an unknown task.
@@ -95,7 +96,11 @@ def compare_all(
                  for name, s in section.scores.items()}  # fmt: skip
         worst_last = sorted(means, key=lambda name: _rank(means[name], section.template.higher_is_better))
         shared = [p for p in combinations(worst_last, 2) if section.scores[p[0]].keys() & section.scores[p[1]].keys()]
-        compared += as_family(section.pair(*pair) for pair in shared)
+        found = []
+        for pair in shared:
+            with suppress(BenchError):
+                found.append(section.pair(*pair))
+        compared += as_family(found)
     return compared
 
 

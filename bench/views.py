@@ -28,9 +28,17 @@ WIDE = 140
 BARS = "▁▂▃▄▅▆▇█"
 
 
+class Pipe(Console):
+    """A console that lets its caller say what a closed pipe means; rich itself would end with the code 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Pass on what was caught."""
+        raise BrokenPipeError
+
+
 def console(stderr: bool = False) -> Console:
     """A console that prints names and messages as they are, never as markup."""
-    made = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    made = Pipe(stderr=stderr, markup=False, highlight=False, emoji=False)
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = WIDE
     return made

@@ -144,8 +144,15 @@ def test_other_seeds_are_compared_without_pairs() -> None:
     low, high = stats.ttest_ind(new, old, equal_var=False).confidence_interval(0.95)
     assert found.half_width == pytest.approx((high - low) / 2)
     assert (found.basis, found.verdict) == ("3 and 4 other seeds", WORSE)
-    assert only(seeds([0.5, 0.5]), seeds([0.5, 0.5], first=2)).verdict == NOISE
+    assert only(seeds([0.5] * 3), seeds([0.5] * 3, first=3)).verdict == NOISE
     assert only(seeds(old), seeds([0.1], first=3)).verdict == UNKNOWN
+
+
+def test_another_measure_is_another_number() -> None:
+    new = seeds([0.9, 0.8, 0.7])
+    for each in new:
+        each.result["metric"] = "mse"
+    assert compare(seeds([0.9, 0.8, 0.7]), new) == []
 
 
 def test_more_seeds_move_nothing() -> None:

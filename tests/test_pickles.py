@@ -340,6 +340,17 @@ def test_bombs_of_memory_are_not_unfolded() -> None:
     assert peak < 1 << 20
 
 
+def test_bytes_that_are_fetched_often_are_copied_once() -> None:
+    size, times = 1 << 16, 200
+    content = b"\x80\x03](B" + size.to_bytes(4, "little") + bytes(size) + b"q\x00" + b"h\x00" * times + b"e."
+    tracemalloc.start()
+    value = pickles.loads(content)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert value == [bytes(size)] * (times + 1)
+    assert peak < 4 * size
+
+
 def test_deep_and_circular_values_do_no_harm() -> None:
     depth = 200_000
     assert isinstance(pickles.loads(b"(" * depth + b"l" * depth + b"."), list)

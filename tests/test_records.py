@@ -208,6 +208,8 @@ BAD = {
     "truth for a number": (_with(cost=record().cost | {"params": True}), "cost.params is True"),
     "many threads": (_with(env={"threads": [1]}), "env.threads is [1]"),
     "text step": (_with(result=record().result | {"selected_step": "3"}), "result.selected_step is '3'"),
+    "another mean": (_evaluated(mean=0.9), "a mean that its episodes do not have"),
+    "more than all": (_evaluated(mean=1.5, per_episode=[]), "a mean that is no fraction"),
     "short counts": (_evaluated(by_instance={"mean": [0.5], "n": []}), "other counts than means"),
     "named steps": (_evaluated(by_step={"x": {"mean": 1, "per_episode": [1]}}), "a step that is no number"),
     "half a character": (_with(env={"device": "\ud800"}), "surrogates not allowed"),

@@ -6,8 +6,7 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import files, report, views
-from bench.errors import BenchError
+from bench import files, records, report, views
 from bench.report import serving
 
 
@@ -17,7 +16,7 @@ def write(suites: Sequence[str], results: Path, out: Path, *, dirty: bool, opene
     Raises:
         BenchError: no such folder or suite, a suite without a record, or a file that cannot be written.
     """
-    _check(results)
+    records.check_folder(results)
     page = report.render(results, suites, dirty=dirty).encode()
     files.replace(out, page)
     views.console().print(f"wrote {out}, {len(page) / 1e6:.1f} MB; it opens from disk in any browser", soft_wrap=True)
@@ -31,7 +30,7 @@ def watch(suites: Sequence[str], results: Path, port: int, *, dirty: bool, opene
     Raises:
         BenchError: no such folder or suite, a suite without a record, or a port that is taken.
     """
-    _check(results)
+    records.check_folder(results)
     pages = serving.Pages(results, lambda: report.render(results, suites, dirty=dirty, live=True))
     server = serving.server(pages, port)
     pages.newest()  # what is wrong with the request is said here, not in the browser
@@ -41,8 +40,3 @@ def watch(suites: Sequence[str], results: Path, port: int, *, dirty: bool, opene
         webbrowser.open(address)
     with server:
         server.serve_forever()
-
-
-def _check(results: Path) -> None:
-    if not results.is_dir():
-        raise BenchError(f"there is no folder {results}; --results takes a folder of records, which `bench run` makes")

@@ -90,7 +90,7 @@ def shots(results: Path) -> list[Shot]:
         try:
             with Image.open(path) as image:
                 kept = image.convert("RGB")
-        except (OSError, UnidentifiedImageError):
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
             continue
         kept.thumbnail((WIDE, WIDE * 2))
         small = io.BytesIO()

@@ -81,13 +81,14 @@ def server(pages: Pages, port: int) -> ThreadingHTTPServer:
                 self._answer(404, b"there is only /", "text/plain")
 
         def _answer(self, code: int, body: bytes, kind: str) -> None:
-            self.send_response(code)
             headers = {"Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(body)),
                        "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}  # fmt: skip
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # the reader has gone
+                self.send_response(code)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
 
         def log_message(self, format: str, *arguments: Any) -> None:
             """Nothing: the terminal is the user's."""
