@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from itertools import product
 from typing import Any
 
+import fused
 import pytest
 import torch
 from fused import agree, network, normal, results, scan_of, sequence, tensors
@@ -17,8 +16,7 @@ from hypothesis import strategies as st
 from bench.api import generator
 from bench.tasks.glyphs import GlyphsOnline
 from mann.dnc import ADNC, DNC, DNCMD, UNUSED, DNCMethod, DNCState, allocation
-from mann.kernels import sequence as segments
-from mann.learner import State, reference
+from mann.learner import State
 
 pytest.importorskip("numba")
 
@@ -175,29 +173,13 @@ def test_the_gradient_is_that_of_differences(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("options", NAMED, ids=name)
 def test_a_gradient_can_be_differentiated_again(options: dict[str, Any]) -> None:
-    found = []
     net = dnc(**options)
-    for run in (reference, scan_of(net)):
-        projected, state = used(net, batch=2, time=3)
-        projected.requires_grad_()
-        hidden, reads, _ = run(net, projected, state)
-        (first,) = torch.autograd.grad(hidden.square().sum() + reads.sum(), projected, create_graph=True)
-        inputs = (projected, net.interface.weight, *net.memory.parameters())
-        found.append(torch.autograd.grad(first.square().sum(), inputs))
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    fused.gradient_can_be_differentiated_again(net, net.interface.weight, *net.memory.parameters(), used=used)
 
 
 def test_what_is_given_stays_as_it_was_and_backward_can_run_twice() -> None:
-    net = dnc()
-    projected, state = used(net, batch=2, time=4)
-    before = [t.clone() for t in (projected, *tensors(state))]
-    leaf = projected.clone().requires_grad_()
-    hidden, reads, after = scan_of(net)(net, leaf, state)
-    assert all(torch.equal(a, b) for a, b in zip(before, (projected, *tensors(state)), strict=True))
+    after = fused.given_stays_as_it_was_and_backward_can_run_twice(dnc(), used)
     assert after.memory.usage.requires_grad
-    twice = [torch.autograd.grad(hidden.sum() + reads.sum(), leaf, retain_graph=True)[0] for _ in range(2)]
-    assert torch.equal(*twice)
 
 
 @pytest.mark.parametrize("slots", [1, 3, 7, 12, 33, 128])
@@ -212,37 +194,14 @@ def test_slots_that_hold_the_same_are_used_the_same_to_the_bit(slots: int, dtype
 @pytest.mark.parametrize("options", NAMED, ids=name)
 def test_twice_the_same_bits_and_threads_do_not_matter(options: dict[str, Any]) -> None:
     net = dnc(torch.float32, units=20, slots=24, width=6, reads=4, **options)
-    given = used(net, batch=7, time=9)
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 1, 2, 2, 3):
-            torch.set_num_threads(count)
-            found.append(results(scan_of(net), net, *given))
-    finally:
-        torch.set_num_threads(threads)
-    for key, value in found[0].items():
-        assert torch.equal(found[1][key], value), key
-        assert torch.equal(found[2][key], found[3][key]), key
-        if not key.startswith(("gradient of controller.", "gradient of interface.", "gradient of memory.")):
-            assert torch.equal(found[2][key], value), f"{key}: only sums over the batch depend on threads"
-            assert torch.equal(found[4][key], value), key
+    fused.twice_the_same_bits_and_threads_do_not_matter(net, used=used)
 
 
 @pytest.mark.parametrize("options", NAMED, ids=name)
 def test_segments_that_are_computed_again_give_the_same(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    net = dnc(**options)
-    given = used(net, batch=2, time=11)
-    whole = results(scan_of(net), net, *given)
-    monkeypatch.setattr(segments, "ROOM", 0)
-    parts = results(scan_of(net), net, *given)
-    for key, value in whole.items():
-        if key == "gradient of controller.recurrent":  # a sum over time, now of sums
-            torch.testing.assert_close(parts[key], value, rtol=1e-12, atol=1e-14)
-        else:
-            assert torch.equal(parts[key], value), key
-    agree(net, *given)
+    fused.segments_give_the_same(monkeypatch, dnc(**options), 0, used=used)
 
 
 @pytest.mark.parametrize("count", [1, 2, 11])
@@ -257,13 +216,7 @@ def test_however_often_links_are_kept_they_are_the_same(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("options", NAMED, ids=name)
 def test_without_gradients_the_same_bits(options: dict[str, Any]) -> None:
-    net = dnc(**options)
-    projected, state = used(net, batch=2, time=2 * segments.FLEETING + 3)
-    with_ = scan_of(net)(net, projected.clone().requires_grad_(), state)
-    with torch.no_grad():
-        without = scan_of(net)(net, projected, state)
-    assert all(torch.equal(a, b) for a, b in zip(tensors(with_), tensors(without), strict=True))
-    assert not without[0].requires_grad
+    fused.without_gradients_the_same_bits(dnc(**options), used)
 
 
 @pytest.mark.parametrize("method", [DNCMethod, ADNC, DNCMD])
@@ -277,25 +230,6 @@ def test_the_methods_take_it(method: type[DNCMethod]) -> None:
     assert learner.ran == {"fused"}
 
 
-LONG = """
-import resource, torch
-from fused import network, scan_of
-from mann.dnc import DNC
-from mann.learner import State
-torch.manual_seed(0)
-net = network(DNC(slots=128, width=40, reads=4), 200, dtype=torch.float32)
-projected = torch.randn(16, 2000, 800, requires_grad=True)
-like = projected.detach()
-state = State(net.controller.initial_state(16, like), like.new_zeros(16, 160), net.memory.initial_state(16, like))
-hidden, reads, _ = scan_of(net)(net, projected, state)
-(hidden.sum() + reads.sum()).backward()
-assert projected.grad.isfinite().all()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-"""
-
-
 @pytest.mark.long
 def test_two_thousand_steps_take_less_than_two_gibibytes() -> None:
-    done = subprocess.run([sys.executable, "-c", LONG], capture_output=True, text=True, cwd="tests")
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 2048, f"{done.stdout} MiB"
+    fused.so_many_steps_take_less_than(2000, 2048, "DNC(slots=128, width=40, reads=4)")

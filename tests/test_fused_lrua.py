@@ -155,4 +155,4 @@ def test_compiling_leaves_random_numbers_as_they_are(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.long
 def test_five_thousand_steps_take_less_than_two_gibibytes() -> None:
-    fused.five_thousand_steps_take_less_than(2048, "LRUA(slots=128, width=40, heads=4)")
+    fused.so_many_steps_take_less_than(5000, 2048, "LRUA(slots=128, width=40, heads=4)")

@@ -154,4 +154,4 @@ def test_a_learner_takes_it_by_itself_where_it_fits(fields: dict[str, Any], ran:
 
 @pytest.mark.long
 def test_five_thousand_steps_take_less_than_two_gibibytes() -> None:
-    fused.five_thousand_steps_take_less_than(2048, "NTM(slots=128, width=40, reads=4, writes=4)")
+    fused.so_many_steps_take_less_than(5000, 2048, "NTM(slots=128, width=40, reads=4, writes=4)")

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import fused
 import pytest
 import torch
-from fused import agree, network, normal, results, scan_of, sequence, tensors
+from fused import agree, network, normal, scan_of, sequence, tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -235,46 +236,18 @@ def test_a_gradient_has_a_graph_and_like_the_reference_s_cannot_be_differentiate
 @BOTH
 def test_twice_the_same_bits_and_threads_do_not_matter(kind: Any, usage: str) -> None:
     net = sparse(kind, torch.float32, units=20, slots=24, width=6, reads=4, usage=usage)
-    given = used(net, batch=7, time=9)
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 1, 2, 2, 3):
-            torch.set_num_threads(count)
-            found.append(results(scan_of(net), net, *given, FIXED))
-    finally:
-        torch.set_num_threads(threads)
-    for name, value in found[0].items():
-        assert torch.equal(found[1][name], value), name
-        assert torch.equal(found[2][name], found[3][name]), name
-        if not name.startswith("gradient of controller.") and not name.startswith("gradient of interface."):
-            assert torch.equal(found[2][name], value), f"{name}: only sums over the batch depend on threads"
-            assert torch.equal(found[4][name], value), name
+    fused.twice_the_same_bits_and_threads_do_not_matter(net, FIXED, used)
 
 
 @pytest.mark.parametrize("room", [0, 5000])
 @BOTH
 def test_segments_that_are_computed_again_give_the_same(kind: Any, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
-    net = sparse(kind)
-    given = used(net, batch=2, time=11)
-    whole = results(scan_of(net), net, *given, FIXED)
-    monkeypatch.setattr(segments, "ROOM", room)
-    parts = results(scan_of(net), net, *given, FIXED)
-    for name, value in whole.items():
-        if name == "gradient of controller.recurrent":  # a sum over time, now of sums
-            torch.testing.assert_close(parts[name], value, rtol=1e-12, atol=1e-14)
-        else:
-            assert torch.equal(parts[name], value), name
+    fused.segments_give_the_same(monkeypatch, sparse(kind), room, FIXED, used)
 
 
 @BOTH
 def test_without_gradients_the_same_bits(kind: Any) -> None:
-    net = sparse(kind)
-    projected, state = used(net, batch=2, time=2 * segments.FLEETING + 3)
-    with_ = scan_of(net)(net, projected.clone().requires_grad_(), state)
-    with torch.no_grad():
-        without = scan_of(net)(net, projected, state)
-    assert all(torch.equal(a, b) for a, b in zip(tensors(with_), tensors(without), strict=True))
-    assert not without[0].requires_grad
+    fused.without_gradients_the_same_bits(sparse(kind), used)
 
 
 @pytest.mark.parametrize(
