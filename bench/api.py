@@ -159,6 +159,17 @@ class Task:
                     )
         return settings
 
+    def classes(self, split: Split) -> int:
+        """Number of classes of a split, known without reading data; 0 where no class outlasts its episode."""
+        return 0
+
+    def pool(self, split: Split, count: int, rng: Generator) -> Examples:
+        """Examples of all classes of a split, each drawn by itself, for methods that learn to tell these apart.
+
+        x: [1, count, *x_shape]; y: [1, count] int64 in 0..classes(split)-1. Only for tasks that have `classes`.
+        """
+        raise NotImplementedError
+
     def episodes(self, split: Split, count: int, seed: int) -> Iterator[Episode]:
         """Evaluation episodes in chunks: fresh for each seed, the same for every method and training setting."""
         for start in range(0, count, CHUNK):
@@ -237,7 +248,9 @@ class TrainedMethod(Method):
 
     batch: int = option(16, "episodes per training step")
     lr: float = option(1e-3, "learning rate")
-    optimizer: Literal["adam", "rmsprop"] = option("adam", "rmsprop: as Graves 2013, decay .95, momentum .9, ε 1e-4")
+    optimizer: Literal["adam", "rmsprop", "sgd"] = option(
+        "adam", "rmsprop: as Graves 2013, decay .95, momentum .9, ε 1e-4; sgd: plain"
+    )
     halve_every: int = option(0, "halve the learning rate every so many steps; 0: never")
     clip: float = option(0.0, "clip the gradient's global norm; 0: never")
 
@@ -260,7 +273,13 @@ class TrainedMethod(Method):
         """The optimiser of a fresh learner; override for parameter groups or another rule."""
         if self.optimizer == "adam":
             return torch.optim.Adam(learner.parameters(), self.lr)
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(learner.parameters(), self.lr)
         return RMSProp(learner.parameters(), self.lr)
+
+    def draw(self, task: Task, rng: Generator) -> Episode:
+        """What one training step sees; override it for training that is not by episodes of the task."""
+        return task.sample("train", self.batch, rng)
 
     def rate(self, step: int) -> float:
         """Learning rate at a step (from 0)."""
@@ -323,6 +342,13 @@ class Learner(nn.Module):
     def by_step(self, support: Examples, query_x: Tensor) -> dict[int, Tensor]:
         """Predictions after so many adaptation steps, for methods that have steps; otherwise empty."""
         return {}
+
+    def distribution(self, support: Examples, query_x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Mean and standard deviation of normal predictions, [batch, n_query, n_out] each, in regression; else None.
+
+        The mean is what `forward` answers. Records of those that have one hold their log-likelihood beside the score.
+        """
+        return None
 
     def trace(self, x: Tensor, y: Tensor) -> Addresses | None:
         """Where every step of `stream(x, y)` reads and writes, stacked along time; None where there are no addresses.

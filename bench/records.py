@@ -94,8 +94,8 @@ class Record:
     outcome: Literal["ok", "diverged"]
     result: dict[str, Any]
     """metric, higher_is_better, selected_step, curve, diverged (the settings whose scores were not finite), and
-    evaluations {setting: mean (None where it diverged), per_episode, by_instance, by_step, setting}; diagnostics
-    where a memory has addresses, see `bench.diagnostics`."""
+    evaluations {setting: mean (None where it diverged), per_episode, by_instance, by_step, nll (where the method tells
+    how sure it is, in nats a value), setting}; diagnostics where a memory has addresses, see `bench.diagnostics`."""
     cost: dict[str, Any]
     """train_s, train_cpu_s, eval_s, params, peak_bytes, train_episodes_per_s."""
     data: dict[str, Any] | None

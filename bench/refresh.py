@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from bench import (
     benchmarks,
     charts,
     coverage,
     data,
     files,
+    frames,
     grid,
     latex,
     published,
     readme,
     records,
+    reproductions,
     scaling_plots,
     tables,
     views,
@@ -120,7 +124,13 @@ def _pages(results: Path, found: Sequence[Record]) -> dict[Path, str]:
         wanted = {cell.id for name in suites for cell in grid.plan(name, offline=True).cells}
         return tables.headline([r for r in found if r.id in wanted])
 
-    texts: dict[Path, Callable[[Sequence[str]], str]] = {root / "README.md": of_suites}
+    def reproduced(suites: Sequence[str]) -> str:
+        return "\n\n".join(reproductions.table(_frame(name, found)) for name in suites)
+
+    texts: dict[Path, Callable[[Sequence[str]], str]] = {
+        root / "README.md": of_suites,
+        root / reproductions.PAGE: reproduced,
+    }
     simulated = coverage.load(results)
     if simulated:
         texts[root / coverage.PAGE] = lambda names: coverage.table(simulated, names)
@@ -134,6 +144,12 @@ def _pages(results: Path, found: Sequence[Record]) -> dict[Path, str]:
         if filled != text:
             stale[path] = filled
     return stale
+
+
+def _frame(suite: str, found: Sequence[Record]) -> pd.DataFrame:
+    """What a suite's records say, newest versions and committed code only."""
+    wanted = {cell.id for cell in grid.plan(suite, offline=True).cells}
+    return frames.frame(frames.current([r for r in frames.plain(found) if r["id"] in wanted and not r["env"]["dirty"]]))
 
 
 def _orphans(folder: Path, gallery: Path, found: tables.Report) -> list[Path]:

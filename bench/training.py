@@ -183,6 +183,7 @@ def evaluate(
     scores: list[float] = []
     hits, shown = torch.zeros(INSTANCES, dtype=torch.float64), torch.zeros(INSTANCES, dtype=torch.int64)
     steps: dict[str, list[float]] = {}
+    surprise: list[float] = []
     with torch.no_grad():
         for drawn in task.episodes(split, count, seed):
             if context.stopping():
@@ -191,6 +192,9 @@ def evaluate(
             prediction = answer(learner, episode, task)
             scores += _graded(task, prediction, episode)
             _count_instances(task, prediction, episode, hits, shown)
+            if not task.online and (told := learner.distribution(episode.support, episode.query.x)):
+                density = torch.distributions.Normal(*told).log_prob(episode.query.y)
+                surprise += (-density.flatten(1).mean(1)).double().tolist()
             if by_step and not task.online:
                 for step, each in learner.by_step(episode.support, episode.query.x).items():
                     steps.setdefault(str(step), []).extend(_graded(task, each, episode))
@@ -198,6 +202,8 @@ def evaluate(
         "by_instance": _by_instance(task, hits.tolist(), shown.tolist()) if shown.any() else None,
         # Too many steps may diverge where the answer itself does not: such a step has no score.
         "by_step": {k: _scores(v) for k, v in steps.items() if all(map(math.isfinite, v))} or None,
+        # Minus the log-likelihood of the values, in nats a value.
+        **({"nll": _scores(surprise)} if surprise and all(map(math.isfinite, surprise)) else {}),
     }
 
 
@@ -227,7 +233,7 @@ def _train(cell: Cell, method: TrainedMethod, training: Training, validator: Lea
         began, cpu_began, step = time.monotonic(), time.process_time(), training.step
         rng = generator("train", task.name, task.version, setting, cell.seed, step)
         now = cell.task.curriculum(step)
-        episode = now.sample("train", method.batch, rng).to(context.device)
+        episode = method.draw(now, rng).to(context.device)
         learner.train()
         torch.manual_seed(torch_seed("step", cell.seed, step))  # dropout and the like: a function of the step
         loss = learner.loss(episode, now)
