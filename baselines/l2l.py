@@ -15,7 +15,7 @@ from functools import lru_cache
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import MappingProxyType, ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,7 @@ from torch.nn import functional as F
 
 from baselines.backbones import image_shape
 from baselines.maml import EPSILON, HIDDEN, MAML, REPORTED, Backbone
-from baselines.protonet import ProtoNet
-from bench.api import BenchError, Examples, Learner, Task, TrainedMethod, method, option
+from bench.api import BenchError, Examples, Learner, Task, TrainedMethod, method, method_of, option
 
 PACKAGES = MappingProxyType({"learn2learn": "0.2.0"})
 UNUSED = ("torchvision", "gym")
@@ -71,8 +70,8 @@ def learn2learn() -> Any:
             return importlib.import_module("learn2learn")
     except Exception as error:  # a broken installation may raise anything
         raise BenchError(
-            f"learn2learn is installed but cannot be imported ({type(error).__name__}: {error}); `bench doctor` says how "
-            "to install it"
+            f"learn2learn is installed but cannot be imported ({type(error).__name__}: {error}); `make learn2learn` in "
+            "a clone installs it and what it imports, elsewhere pip install 'mannbench[learn2learn]' the latter"
         ) from error
     finally:
         sys.meta_path.remove(absent)
@@ -210,7 +209,7 @@ class LibraryMAML(TrainedMethod):
 
     def as_ours(self) -> MAML:
         """The `maml` with these networks."""
-        return MAML(backbone=self.backbone, batch_norm=self.batch_norm)
+        return cast(MAML, method_of("maml", f"backbone={self.backbone},batch_norm={self.batch_norm}"))
 
     def build(self, task: Task) -> LibraryMAMLLearner:
         """A fresh learner; see `Method.build`."""
@@ -229,7 +228,7 @@ class LibraryProtoNetLearner(Learner):
         super().__init__()
         learn2learn()
         self.way = task.n_out
-        self.space = ProtoNet().build(task)
+        self.space: Any = method_of("protonet").build(task)
 
     def forward(self, support: Examples, query_x: Tensor) -> Tensor:
         """Minus the squared distance to each class's prototype; in training BatchNorm sees support and queries."""
@@ -277,4 +276,4 @@ class LibraryProtoNet(TrainedMethod):
 
     def unsuited(self, task: Task) -> str | None:
         """It can what `protonet` can."""
-        return ProtoNet().unsuited(task)
+        return method_of("protonet").unsuited(task)

@@ -27,8 +27,8 @@ from bench.seeding import generator
 
 __all__ = [
     "Addresses", "Backend", "BenchError", "Draw", "Episode", "Examples", "Generator", "Learner", "Memory", "Method",
-    "MissingData", "MissingPackage", "Op", "Outputs", "Split", "Task", "TrainedMethod", "Unsuited", "Work", "answer", "generator",
-    "loadable", "method", "method_of", "op", "option", "part", "task", "variant",
+    "MissingData", "MissingPackage", "Op", "Outputs", "Split", "Task", "TrainedMethod", "Unsuited", "Work", "answer",
+    "generator", "loadable", "method", "method_of", "op", "option", "part", "task", "variant",
 ]  # fmt: skip
 
 Split = Literal["train", "val", "test"]
