@@ -17,9 +17,9 @@ from numpy.random import Generator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import data, registry
+from bench import data, extras, registry
 from bench.config import as_dict, canonical, override
-from bench.errors import BenchError, MissingData, Unsuited
+from bench.errors import BenchError, MissingData, MissingPackage, Unsuited
 from bench.operations import Draw, Op, Outputs, Work, part
 from bench.registry import method, op, option, task, variant
 from bench.rmsprop import RMSProp
@@ -27,8 +27,8 @@ from bench.seeding import generator
 
 __all__ = [
     "Addresses", "Backend", "BenchError", "Draw", "Episode", "Examples", "Generator", "Learner", "Memory", "Method",
-    "MissingData", "Op", "Outputs", "Split", "Task", "TrainedMethod", "Unsuited", "Work", "answer", "generator",
-    "loadable", "method", "method_of", "op", "option", "part", "task", "variant",
+    "MissingData", "MissingPackage", "Op", "Outputs", "Split", "Task", "TrainedMethod", "Unsuited", "Work", "answer",
+    "generator", "loadable", "method", "method_of", "op", "option", "part", "task", "variant",
 ]  # fmt: skip
 
 Split = Literal["train", "val", "test"]
@@ -221,6 +221,8 @@ class Method:
     name: ClassVar[str]
     source: ClassVar[str]
     version: ClassVar[int] = 1
+    packages: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """What it needs beyond the project's own dependencies, distribution and version; both go into its records."""
 
     def build(self, task: Task) -> Learner:
         """A fresh learner for a task. Parameters are drawn from torch's global stream, which the caller seeds.
@@ -236,6 +238,15 @@ class Method:
         Raises:
             BenchError: which field, and what it may be.
         """
+
+    def check_packages(self) -> None:
+        """Make sure that `packages` are installed.
+
+        Raises:
+            MissingPackage: one is not, or in another version; the message says how to get it.
+        """
+        for package, version in self.packages.items():
+            extras.require(self.name, package, version)
 
     def unsuited(self, task: Task) -> str | None:
         """Why this method cannot run on a task, in a few words; None where it can."""

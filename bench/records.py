@@ -73,6 +73,7 @@ SHAPE: Any = {
         "threads": WHOLE + MISSING,
         "backend": TEXT + MISSING,
         "plugins": ({...: TEXT}, *MISSING),
+        "packages": ({...: TEXT}, *MISSING),
         "resumed": ([{...: PLAIN}], *MISSING),
         ...: ANY,
     },

@@ -115,8 +115,9 @@ def run_cell(cell: Cell, context: Context) -> records.Record:
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.allow_tf32 = False  # records say float32, and convolutions are to mean it
     started = _now()
+    cell.method.check_packages()
     environment.reset_peak_memory(context.device)
-    env = environment.describe(context.device, context.threads)
+    env = environment.describe(context.device, context.threads, cell.method.packages)
     content = {"name": cell.task.dataset, "sha256": data.digest(cell.task.dataset)} if cell.task.dataset else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed("init", cell.method.name, cell.seed))

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench import registry
-from bench.api import BenchError, Method, MissingData, Task, TrainedMethod
+from bench.api import BenchError, Method, MissingData, MissingPackage, Task, TrainedMethod
 
 SMALL: dict[str, Any] = {
     "way": 3, "shot": 1, "query": 2, "length": 6, "size": 20, "load": 3, "items": 2, "repeats": 2, "n": 3,
@@ -41,7 +41,17 @@ def label(config: Method | Task) -> str:
     return config.name if config == small(type(config)) else f"{config.name}*"
 
 
-METHODS: list[Method] = [small(cls) for cls in own(registry.METHODS).values()]
+def absent(cls: type[Method]) -> str:
+    """What keeps a method from running here; empty where nothing does."""
+    try:
+        cls().check_packages()
+        return ""
+    except MissingPackage as missing:
+        return str(missing)
+
+
+HERE = [cls for cls in own(registry.METHODS).values() if not absent(cls)]
+METHODS: list[Method] = [small(cls) for cls in HERE]
 FREE = [cls for cls in own(registry.TASKS).values() if cls.dataset is None]
 TASKS: list[Task] = list(dict.fromkeys(task for cls in FREE for task in (small(cls), small(cls, **OTHERWISE))))
 DATA_TASKS: list[Task] = [small(cls) for cls in own(registry.TASKS).values() if cls.dataset is not None]
@@ -90,7 +100,7 @@ def alternatives(cls: type) -> list[Method]:
     return [pytest.param(cls(**{name: value}), id=f"{cls.name}-{name}={value}") for name, value in found]  # type: ignore[misc, attr-defined]
 
 
-@pytest.mark.parametrize("method", [a for cls in own(registry.METHODS).values() for a in alternatives(cls)])
+@pytest.mark.parametrize("method", [a for cls in HERE for a in alternatives(cls)])
 def test_every_choice_of_a_method(method: Method) -> None:
     tasks = (small(cls, way=2) for cls in FREE if cls.kind == "classification" and not cls.online)
     task = next((t for t in tasks if method.unsuited(t) is None), None)
@@ -135,6 +145,14 @@ def test_task_of_a_data_set(task: Task, check: Any, omniglot_root: Path, monkeyp
 def test_every_method_runs_on_a_task() -> None:
     suited = {p.values[0].name for p in PAIRS}
     assert suited == {m.name for m in METHODS}, "a method that suits no small task is not held to the contract"
+
+
+@pytest.mark.parametrize("name", own(registry.METHODS))
+def test_a_method_whose_packages_are_not_here_is_not_held_to_the_contract(name: str) -> None:
+    missing = absent(registry.METHODS.entries[name])
+    if missing:
+        pytest.skip(missing)
+    assert name in {m.name for m in METHODS}
 
 
 def test_defaults_pass_their_own_checks() -> None:
