@@ -15,15 +15,16 @@ from functools import lru_cache
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import MappingProxyType, ModuleType
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.backbones import image_shape
-from baselines.maml import EPSILON, HIDDEN, MAML, REPORTED, Backbone
-from bench.api import BenchError, Examples, Learner, Task, TrainedMethod, method, method_of, option
+from baselines.embedding import EmbeddingLearner, EmbeddingMethod, needs_classes
+from baselines.maml import EPSILON, HIDDEN, REPORTED, AdaptingMethod, Backbone
+from bench.api import BenchError, Examples, Learner, Task, method, option
 
 PACKAGES = MappingProxyType({"learn2learn": "0.2.0"})
 UNUSED = ("torchvision", "gym")
@@ -141,7 +142,7 @@ class LibraryMAMLLearner(Learner):
         learn2learn()
         self.config = config
         self.task = task
-        self.net = PlainNet(config.as_ours().backbone_for(task), task.x_shape, task.n_out, config.batch_norm != "none")
+        self.net = PlainNet(config.backbone_for(task), task.x_shape, task.n_out, config.batch_norm != "none")
         regression = task.kind == "regression"
         self.rate = config.inner_lr or (0.01 if regression else 0.4)
         self.eval_steps = config.eval_steps or (10 if regression else 3)
@@ -188,7 +189,7 @@ class LibraryMAMLLearner(Learner):
 
 
 @method("maml-l2l", source="Arnold et al. 2020, arXiv:2008.12284, learn2learn 0.2.0")
-class LibraryMAML(TrainedMethod):
+class LibraryMAML(AdaptingMethod):
     """MAML by the package learn2learn, with the networks and recipes of `maml`, which it equals but for rounding.
 
     learn2learn adapts one task after the other, and its examples normalise queries by the queries (transductive) and
@@ -202,67 +203,39 @@ class LibraryMAML(TrainedMethod):
     inner_lr: float = option(0.0, "learning rate of adaptation; 0: .4 for classes, .01 for regression")
     train_steps: int = option(1, "gradient steps of adaptation in training")
     eval_steps: int = option(0, "gradient steps of adaptation in evaluation; 0: 3 for classes, 10 for regression")
-    backbone: Literal["auto", "conv4", "conv4-32", "mlp", "sinusoid"] = option("auto", "as that of maml")
-    batch_norm: Literal["support", "transductive", "none"] = option(
-        "support", "statistics for a query: its support's, those of all queries, or no normalisation"
-    )
-
-    def as_ours(self) -> MAML:
-        """The `maml` with these networks."""
-        return cast(MAML, method_of("maml", f"backbone={self.backbone},batch_norm={self.batch_norm}"))
 
     def build(self, task: Task) -> LibraryMAMLLearner:
         """A fresh learner; see `Method.build`."""
         self.check_packages()
         return LibraryMAMLLearner(self, task)
 
-    def unsuited(self, task: Task) -> str | None:
-        """It can what `maml` can."""
-        return self.as_ours().unsuited(task)
 
-
-class LibraryProtoNetLearner(Learner):
+class LibraryProtoNetLearner(EmbeddingLearner):
     """learn2learn's classifier by class means, in the space that `protonet` learns."""
 
-    def __init__(self, task: Task) -> None:
-        super().__init__()
+    def __init__(self, config: LibraryProtoNet, task: Task) -> None:
         learn2learn()
-        self.way = task.n_out
-        self.space: Any = method_of("protonet").build(task)
+        super().__init__(config, task)
 
-    def forward(self, support: Examples, query_x: Tensor) -> Tensor:
-        """Minus the squared distance to each class's prototype; in training BatchNorm sees support and queries."""
-        shown = support.x.shape[1]
-        embedded = self.space.embed(torch.cat((support.x, query_x), 1))
-        return self.classify(embedded[:, :shown], support.y, embedded[:, shown:])
-
-    def stream(self, x: Tensor, y: Tensor) -> Tensor:
-        """Each presentation is compared with those before it; in training with these alone in BatchNorm."""
-        if self.training:
-            return super().stream(x, y)
-        embedded = self.space.embed(x)
-        steps = [self.classify(embedded[:, :t], y[:, :t], embedded[:, t : t + 1]) for t in range(x.shape[1])]
-        return torch.cat(steps, 1)
-
-    def classify(self, shown: Tensor, y: Tensor, asked: Tensor) -> Tensor:
-        """[batch, n, size], [batch, n] and [batch, m, size] to [batch, m, way].
+    def compare(self, shown: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
+        """Minus the squared distance to each class's prototype.
 
         learn2learn gives a column to the classes that are there; one without examples has the prototype 0, as in
         `protonet`.
         """
         rows = []
-        for points, labels, queries in zip(shown, y, asked, strict=True):
-            unseen = torch.tensor([c for c in range(self.way) if c not in labels.tolist()], dtype=y.dtype).to(y.device)
+        for points, one_hot, queries in zip(shown, labels, asked, strict=True):
+            unseen = (one_hot.sum(0) == 0).nonzero().flatten()
             classifier = learn2learn().nn.PrototypicalClassifier()
             nothing = points.new_zeros(len(unseen), points.shape[1])
-            classifier.fit_(torch.cat((points, nothing)), torch.cat((labels, unseen)))
+            classifier.fit_(torch.cat((points, nothing)), torch.cat((one_hot.argmax(1), unseen)))
             rows.append(classifier(queries))
         return torch.stack(rows)
 
 
 @method("protonet-l2l", source="Arnold et al. 2020, arXiv:2008.12284, learn2learn 0.2.0")
-class LibraryProtoNet(TrainedMethod):
-    """Prototypical networks by the package learn2learn, with the network and recipe of `protonet`, which it equals."""
+class LibraryProtoNet(EmbeddingMethod):
+    """Prototypical networks by the package learn2learn, with the networks and recipe of `protonet`, which it equals."""
 
     packages = PACKAGES
 
@@ -272,8 +245,8 @@ class LibraryProtoNet(TrainedMethod):
     def build(self, task: Task) -> LibraryProtoNetLearner:
         """A fresh learner; see `Method.build`."""
         self.check_packages()
-        return LibraryProtoNetLearner(task)
+        return LibraryProtoNetLearner(self, task)
 
     def unsuited(self, task: Task) -> str | None:
-        """It can what `protonet` can."""
-        return method_of("protonet").unsuited(task)
+        """It needs classes."""
+        return needs_classes(task, "prototypes are") or super().unsuited(task)

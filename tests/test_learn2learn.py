@@ -210,7 +210,7 @@ def test_prototypes_are_those_of_protonet(training: bool) -> None:
     """Answers and gradients; in evaluation with classes that are not shown, and online."""
     task = Glyphs(way=4, shot=2, query=3, size=20)
     ours, theirs = (made.build(task).double().train(training) for made in (ProtoNet(), LibraryProtoNet()))
-    theirs.space.load_state_dict(ours.state_dict())
+    theirs.load_state_dict(ours.state_dict())
     episode = Episode(*(Examples(p.x.double(), p.y) for p in task.sample("train", 2, generator("prototypes"))))
     gradients = []
     for each in (ours, theirs):
