@@ -25,6 +25,8 @@ EXTRAS = {
     "numba": "fused memories on the CPU: pip install 'mannbench[fast]'",
     "triton": "GPU kernels: pip install 'mannbench[gpu]' (Linux)",
     "learn2learn": f"its algorithms on our tasks: {LEARN2LEARN}",
+    "submitit": "bench run --executor slurm: pip install 'mannbench[slurm]'",
+    "ray": "bench run --executor ray: pip install 'mannbench[ray]'",
     "tensorboard": "bench export --tensorboard: pip install 'mannbench[tensorboard]'",
     "pytest": "the tests: pip install -e '.[dev]'",
 }
