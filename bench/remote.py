@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections import deque
@@ -264,6 +265,7 @@ def _ray(context: Context) -> Iterator[Pool]:
         import ray
     except ImportError:
         raise BenchError("--executor ray needs Ray; pip install 'mannbench[ray]' brings it") from None
+    _check_reachable(os.environ.get("RAY_ADDRESS", ""))
     terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
@@ -296,6 +298,15 @@ def _ray(context: Context) -> Iterator[Pool]:
         yield Tasks()
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would wait for minutes, and answer no Ctrl-C meanwhile."""
+    if found := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address):
+        try:
+            socket.create_connection((found[1], int(found[2])), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise BenchError(f"no Ray cluster answers at $RAY_ADDRESS, {address}: {error}") from None
 
 
 def _call(fn: Callable[[], Ended]) -> Ended:

@@ -223,6 +223,13 @@ def test_an_extra_that_is_not_installed(name: str, capsys: Capture, monkeypatch:
     refused(bench(capsys, *NET, "--executor", name), rf"pip install 'mannbench\[{name}\]' brings it")
 
 
+def test_a_ray_cluster_that_is_not_there(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'mannbench[ray]'")
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        refused(bench(capsys, *NET, "--executor", "ray"), f"no Ray cluster answers at .*{address}")
+
+
 TYPED = {
     "executor": (("--executor", "slrum"), "no executor 'slrum'; did you mean slurm"),
     "when only planned": (("--executor", "slrum", "--dry-run"), "no executor 'slrum'"),
