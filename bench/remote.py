@@ -82,7 +82,12 @@ class Work:
     environ: Mapping[str, str]
 
     def __call__(self) -> Ended:
-        """Run the cell, on the worker."""
+        """Run the cell, on the worker.
+
+        Raises:
+            SystemExit: it was told to stop. Without a result, a job that Slurm preempted is waited for until it ran
+                again, and one that was cancelled is not.
+        """
         os.environ.update(self.environ)
         results = self.context.results
         try:
@@ -94,6 +99,8 @@ class Work:
         except BenchError as error:
             return Ended("failed", str(error), user_error=True)
         (outcome,) = executor.execute([cell], context)
+        if outcome.status == "interrupted":
+            raise SystemExit("interrupted")
         done = outcome.status == "done"
         record = records.path_of(results, self.spec).read_bytes() if done else b""
         return Ended(outcome.status, outcome.message, outcome.user_error, record)
@@ -310,4 +317,7 @@ def _check_reachable(address: str) -> None:
 
 
 def _call(fn: Callable[[], Ended]) -> Ended:
-    return fn()
+    try:
+        return fn()
+    except SystemExit:  # would end Ray's worker
+        return Ended("interrupted")

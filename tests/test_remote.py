@@ -309,6 +309,15 @@ def test_a_job_that_somebody_else_cancelled_is_no_interruption_of_ours(monkeypat
     assert message.startswith("its slurm job was cancelled; ")
 
 
+def test_what_is_told_to_stop_leaves_no_result_for_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = grid.plan(None, ["plug-net"], ["plug-points"], "0").cells[0]
+    work = remote.Work(cell.id, cell.spec, Context(Path("out")), {})
+    monkeypatch.setattr(executor, "execute", lambda cells, context: [executor.Outcome(cells[0], "interrupted")])
+    with pytest.raises(SystemExit):
+        work()
+    assert remote._call(work) == remote.Ended("interrupted")
+
+
 def test_progress_of_jobs_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "POLL_S", 0.001)
     monkeypatch.setattr(remote, "TOLD_S", 0.0)
