@@ -23,6 +23,8 @@ EXTRAS = {
         "make learn2learn in a clone, elsewhere pip install 'mannbench[learn2learn]', then pip install --no-deps "
         "--use-pep517 --config-settings=--build-option=build_ext learn2learn==0.2.0, with a C compiler",
     ),
+    "submitit": Extra("bench run --executor slurm", "pip install 'mannbench[slurm]'"),
+    "ray": Extra("bench run --executor ray", "pip install 'mannbench[ray]'"),
     "tensorboard": Extra("bench export --tensorboard", "pip install 'mannbench[tensorboard]'"),
     "pytest": Extra("the tests", "pip install -e '.[dev]'"),
 }

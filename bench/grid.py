@@ -77,7 +77,7 @@ class Cell:
             "budget": as_dict(self.budget),
         }
 
-    @property
+    @cached_property
     def id(self) -> str:
         """12 hex digits of the sha256 of the spec's canonical JSON."""
         return digest(self.spec)

@@ -385,12 +385,21 @@ def device_of(choice: str) -> str:
     Raises:
         BenchError: CUDA was asked for and is not there.
     """
-    if choice not in ("cpu", "cuda", "auto"):
-        raise BenchError(f"the device is cpu, cuda or auto, not '{choice}'")
     there = torch.cuda.is_available()
-    if choice == "cuda" and not there:
+    if device_named(choice) == "cuda" and not there:
         raise BenchError("there is no CUDA device here; use --device cpu, or see `bench doctor`")
     return "cuda" if there and choice != "cpu" else "cpu"
+
+
+def device_named(choice: str) -> str:
+    """A choice of cpu, cuda or auto.
+
+    Raises:
+        BenchError: it is none of them.
+    """
+    if choice not in ("cpu", "cuda", "auto"):
+        raise BenchError(f"the device is cpu, cuda or auto, not '{choice}'")
+    return choice
 
 
 def backend_of(choice: str) -> Backend:

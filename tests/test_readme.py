@@ -1,4 +1,4 @@
-"""README.md and CONTRIBUTING.md say what is true: their commands and examples run as printed."""
+"""README.md, CONTRIBUTING.md and docs/scaling.md say what is true: their commands and examples run as printed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("README.md", "mann/README.md", "CONTRIBUTING.md", "docs/learn2learn.md")
+NAMES = ("README.md", "mann/README.md", "CONTRIBUTING.md", "docs/learn2learn.md", "docs/scaling.md")
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
 LONG = 1000
 """A run of so many steps, or of a suite, is planned only: with --dry-run."""
