@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import cli, records, report
+from bench import cells, cli, records, report
 from bench.charts import Mark
 from bench.errors import BenchError
 from bench.frames import frame
@@ -183,7 +183,18 @@ def test_the_ranking_is_that_of_the_means_with_the_interval_of_the_tables() -> N
     for bar, mean, half in zip(found.forest.bars, rows["mean"], rows["half_width"], strict=True):
         assert bar.middle == pytest.approx(first.at + scale * (mean - float(first.text)), abs=0.11)
         assert bar.high - bar.low == pytest.approx(scale * (min(100, mean + half) - (mean - half)), abs=0.11)
-        assert f"{mean:.2f} ± {half:.2f} %" == bar.score
+        assert bar.score == cells.plus_minus(mean, half, "accuracy") + " %"
+
+
+def test_a_transductive_method_is_named_and_noted_as_such() -> None:
+    made = [
+        synthetic.scored(synthetic.spec("maml", "omniglot", s, fields={"batch_norm": norm}), 0.9 + 0.01 * s)
+        for norm in ("transductive", "support") for s in range(3)
+    ]  # fmt: skip
+    bars = summary.rankings(_block(made, "omniglot"), blocks.Looks([]))[0].forest.bars
+    assert {bar.name: bar.note for bar in bars} == {
+        "maml (batch_norm=transductive)": summary.TRANSDUCTIVE, "maml (batch_norm=support)": "",
+    }  # fmt: skip
 
 
 def test_verdicts_are_opposite_across_the_diagonal_and_the_sentence_agrees() -> None:

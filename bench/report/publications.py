@@ -81,9 +81,7 @@ def beside(block: Block) -> Published | None:
 
 
 def _ours(r: Reproduction) -> str:
-    text = cells.number(r.ours.value, r.metric)
-    half = r.ours.half_width
-    return text if math.isnan(half) else f"{text} ± {cells.number(half, r.metric, r.ours.value)}"
+    return cells.plus_minus(r.ours.value, r.ours.half_width, r.metric)
 
 
 def _link(arxiv: str) -> str:

@@ -17,6 +17,8 @@ from bench.paired import Comparison
 from bench.report.blocks import Block, Looks
 from bench.report.svg import Look, Scale, Tick, ticks
 
+TRANSDUCTIVE = "transductive: queries help each other, not comparable with those that do without"
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -104,6 +106,7 @@ def forest(block: Block, table: pd.DataFrame, looks: Mapping[str, Look]) -> Fore
         low, high = (row.mean - row.half_width, row.mean + row.half_width) if has else (math.nan, math.nan)
         notes = [f"{words} in {cells.seeds(map(int, text.split()))}" for words, text in
                  (("diverged", row.diverged), ("missing", row.missing)) if text]  # fmt: skip
+        notes += [TRANSDUCTIVE] if row.transductive == "yes" else []
         bars.append(Bar(
             row.label, block.methods[row.label], looks[row.label],
             cells.mean(row) + " %" * (metric in PERCENT) if row.n_seeds else "diverged",
