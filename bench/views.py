@@ -263,10 +263,21 @@ def _print_result(out: Console, record: Record) -> None:
     for name, evaluation in record.result["evaluations"].items():
         line = f"  {name or 'as trained for'}: {score(metric, evaluation)}, n = {len(evaluation['per_episode'])}"
         out.print(line, style="bold")
+        if evaluation.get("open"):
+            out.print(f"    {_open(metric, evaluation['open'])}")
         if evaluation.get("by_instance"):
             out.print(_instances(evaluation["by_instance"]))
         if evaluation.get("by_step"):
             out.print(_steps(metric, evaluation["by_step"]))
+
+
+def _open(metric: str, found: Mapping[str, Any]) -> str:
+    """The intervals that speak of other test classes too."""
+    scale, unit = (100, " %") if metric == "accuracy" else (1, "")
+    halves = {f"over {found['episodes']} disjoint episodes": found["disjoint"],
+              f"by class ({found['classes']} classes)": found["clustered"]}  # fmt: skip
+    known = [f"± {scale * half:.2g}{unit} {how}" for how, half in halves.items() if half is not None]
+    return f"of other test classes, of this seed: {', '.join(known) or 'too few to tell'}"
 
 
 def _instances(by: Mapping[str, Any]) -> Table:
