@@ -25,6 +25,8 @@ from bench.records import Record
 
 WIDE = 140
 """Columns where the output is no terminal and `$COLUMNS` does not say."""
+FEW = 5
+"""At most so many files that could not be used are named."""
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -42,6 +44,16 @@ def console(stderr: bool = False) -> Console:
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = WIDE
     return made
+
+
+def left_out(problems: Sequence[str]) -> None:
+    """Warn of files that could not be used, one sentence each, and of more than a few how many more there are."""
+    err = console(stderr=True)
+    for problem in problems[:FEW]:
+        err.print(f"warning: {problem}; it is left out", soft_wrap=True)
+    more = len(problems) - FEW
+    if more > 0:
+        err.print(f"warning: {more} more file{'s are' if more > 1 else ' is'} left out")
 
 
 def table(*columns: str, right: Iterable[str] = (), **options: Any) -> Table:

@@ -27,7 +27,7 @@ from tests import browsers, synthetic
 from tests.test_profiling import profile as measured_profile
 from tests.test_profiling import swept
 
-SECTIONS = ["summary", "curves", "cost", "published", "memory", "profile", "records", "card"]
+SECTIONS = ["summary", "across", "curves", "cost", "published", "memory", "profile", "records", "card"]
 
 
 class Page(HTMLParser):
@@ -160,6 +160,22 @@ def test_an_unknown_suite_or_one_without_records_is_one_sentence(
         assert words in said
         assert said.count("\n") == 1
         assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_files_that_cannot_be_read_are_named_on_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int
+) -> None:
+    store = _store(tmp_path, [synthetic.scored(synthetic.spec("lstm", "omniglot", fields={}), 0.6)])
+    for k in range(count):
+        (store / f"runs/omniglot/lstm/s{k}-broken.json").write_text("{")
+    assert cli.call(["report", "--results", str(store), "--out", str(tmp_path / "page.html")]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert all(f"s{k}-broken.json" in line for k, line in enumerate(said[:5]))
+    assert said[5:] == (["warning: 2 more files are left out"] if count == 7 else [])
+    assert len(said) == min(count, 6)
+    text = Page((tmp_path / "page.html").read_text()).text
+    assert all(f"s{k}-broken.json" in text for k in range(count)), "the page names them all"
 
 
 def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
