@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import cells, cli, records, report
+from bench import aggregates, cells, cli, records, report
 from bench.charts import Mark
 from bench.errors import BenchError
 from bench.frames import frame
-from bench.report import blocks, cost, curves, listing, publications, serving, speed, summary, svg
+from bench.report import across, blocks, cost, curves, listing, publications, serving, speed, summary, svg
 from bench.report.svg import Look, Plot, Point, Series
 from tests import browsers, synthetic
 from tests.test_profiling import profile as measured_profile
@@ -200,6 +200,68 @@ def test_the_ranking_is_that_of_the_means_with_the_interval_of_the_tables() -> N
         assert bar.middle == pytest.approx(first.at + scale * (mean - float(first.text)), abs=0.11)
         assert bar.high - bar.low == pytest.approx(scale * (min(100, mean + half) - (mean - half)), abs=0.11)
         assert bar.score == cells.plus_minus(mean, half, "accuracy") + " %"
+
+
+def _five(tasks: int = 5, seeds: int = 3) -> list[dict[str, Any]]:
+    """Three methods on so many tasks; c failed once, and one method has but one task."""
+    names = ("omniglot", "omniglot-online", "paired-associates", "sinusoid", "copy")
+    made = [synthetic.scored(synthetic.spec("lone", "omniglot", fields={}), 0.5)]
+    for task in names[:tasks]:
+        error = task in synthetic.METRICS
+        for s in range(seeds):
+            for name, score in (("a", 0.9), ("b", 0.7), ("c", 0.4), ("chance", 0.1)):
+                cell = synthetic.spec(name, task, s, fields={})
+                value = 2 * (1 - score - 0.01 * s) if error else score + 0.01 * s
+                made.append(synthetic.scored(cell, value))
+    lost = next(i for i, r in enumerate(made) if r["spec"]["method"]["name"] == "c")
+    made[lost] = synthetic.record(made[lost]["spec"])
+    return made
+
+
+def test_across_tasks_is_what_the_measures_say() -> None:
+    made = _five()
+    found = across.overview([blocks.suite("synthetic", "", made, {}, False)], blocks.Looks(["a", "b", "c"]))
+    assert found is not None
+    assert found.sentence.startswith("a, b and c over 5 tasks: copy, omniglot, ")
+    scores = aggregates.across(frame(made), ["a", "b", "c"])
+    for row in found.iqm.rows:
+        estimate = aggregates.stratified(scores.scores[row.method])
+        assert row.text == cells.interval(estimate)
+        assert row.low < row.middle < row.high
+        assert row.failed == ("1 diverged" if row.method == "c" else "")
+        assert row.runs == "15"
+    assert [row.method for row in found.iqm.rows] == [s.name for s in found.profile.series] == ["a", "b", "c"]
+    for series in found.profile.series:
+        x, y = [p.x for p in series.points], [p.y for p in series.points]
+        assert y == pytest.approx(100 * aggregates.profile(scores.scores[series.name], x))
+        assert y[0] >= y[-1]
+    assert found.ranks is not None
+    assert [(row.method, row.text) for row in found.ranks.rows] == [("a", "1.00"), ("b", "2.00"), ("c", "3.00")]
+    apart = aggregates.critical_difference(3, 5)
+    assert f"{apart:.2f} apart" in found.ranked
+    a, b, c = found.ranks.rows
+    assert a.high > b.low, "one rank is less than the critical difference"
+    assert a.high < c.low, "two are more"
+    assert len(found.budgets) == 5
+    for plot, place in zip(found.budgets, range(5), strict=True):
+        for series in plot.series:
+            best = aggregates.expected_best(scores.scores[series.name][place])
+            assert [p.y for p in series.points] == pytest.approx(best)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_few_tasks_have_no_ranks_and_few_runs_no_interval(seeds: int) -> None:
+    text = browsers.page(_five(2, seeds))
+    assert "Ranks are tested from 5 tasks and three methods on; here are 2 and 3." in Page(text).text
+    assert ("Mean ranks over tasks" in text) is False
+    assert ("What the best of several runs is worth" in text) == (seeds > 1)
+    found = across.overview([blocks.suite("synthetic", "", _five(2, seeds), {}, False)], blocks.Looks([]))
+    assert found is not None
+    assert math.isnan(found.iqm.rows[0].low) == (seeds < 3)
+
+
+def test_one_task_is_not_looked_across() -> None:
+    assert "It takes two methods that share two tasks" in Page(browsers.page(_five(1))).text
 
 
 def test_a_transductive_method_is_named_and_noted_as_such() -> None:
