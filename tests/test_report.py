@@ -218,6 +218,38 @@ def _five(tasks: int = 5, seeds: int = 3) -> list[dict[str, Any]]:
     return made
 
 
+names_in_plots = st.lists(
+    st.tuples(st.floats(1, 1000), st.floats(0, 100), st.text("mn", min_size=1, max_size=60)), min_size=1, max_size=8
+)
+
+
+@given(names_in_plots)
+def test_names_in_a_plot_are_never_over_each_other_and_stay_inside(points: list[tuple[float, float, str]]) -> None:
+    series = [Series(name, name, Look(0, 0, 0), [Point(x, y, "", "")], joined=False, labelled=True)
+              for x, y, name in points]  # fmt: skip
+    drawn = svg.layout(Plot("t", "x", "y", series, x_log=True)).drawn
+    labels = [d.label for d in drawn if d.label]
+    assert len(labels) == len(points)
+    assert not any(a.touches(b) for a, b in itertools.combinations(labels, 2))
+    for label, (_, _, name) in zip(labels, points, strict=True):
+        assert label.ends[0] >= svg.LEFT - svg.LETTER
+        assert label.ends[1] <= svg.WIDTH - svg.RIGHT + svg.LETTER
+        assert label.text == name or (label.text[-1] == "…" and name.startswith(label.text[:-1]))
+
+
+def test_one_seed_at_the_top_does_not_speak_for_the_others() -> None:
+    made = [synthetic.scored(synthetic.spec("lone", "omniglot", fields={}), 0.99)]
+    made += [
+        synthetic.scored(synthetic.spec(name, "omniglot", s, fields={}), mean + 0.001 * s)
+        for name, mean in (("a", 0.9), ("b", 0.5)) for s in range(3)
+    ]  # fmt: skip
+    found = summary.rankings(_block(made, "omniglot"), blocks.Looks([]))[0]
+    assert found.sentence == "lone has the best mean, 99.00 %, over 1 seed: too few to tell it from any other."
+    few = [r for r in made if r["spec"]["seed"] == 0]
+    found = summary.rankings(_block(few, "omniglot"), blocks.Looks([]))[0]
+    assert found.sentence.endswith("too few to tell any two methods apart.")
+
+
 def test_across_tasks_is_what_the_measures_say() -> None:
     made = _five()
     found = across.overview([blocks.suite("synthetic", "", made, {}, False)], blocks.Looks(["a", "b", "c"]))

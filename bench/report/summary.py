@@ -207,7 +207,9 @@ def sentence(table: pd.DataFrame, labels: Mapping[str, str], compared: Sequence[
         by_word.setdefault(word, []).append(row.label)
     if len(by_word) == 1 and "few" in by_word:
         n = max((len(c.seeds) for c in against.values()), default=0)
-        return f"{text}, over {n} seed{'s' * (n != 1)}: too few to tell any two methods apart."
+        others = any(len(c.seeds) >= FEWEST for c in compared)
+        apart = "it from any other" if others else "any two methods apart"
+        return f"{text}, over {n} seed{'s' * (n != 1)}: too few to tell {apart}."
     parts = [text]
     if "better" in by_word:
         parts.append(f"better than {_list(by_word['better'])}")
