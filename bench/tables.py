@@ -191,7 +191,7 @@ def _places(
         yield f"step {step}", *over(there, [s["by_step"][str(step)] for s in there["scores"]])
     if task == "lake":
         for run in range(RUNS):
-            there = ok[[len(s["per_episode"]) > run for s in ok["scores"]]]
+            there = ok[np.array([len(s["per_episode"]) > run for s in ok["scores"]], bool)]
             errors = [[shown(metric, v) for v in s["per_episode"][run::RUNS]] for s in there["scores"]]
             yield f"run {run + 1}", there, [float(np.mean(e)) for e in errors], [], None
 

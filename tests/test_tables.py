@@ -301,6 +301,12 @@ def test_lake_is_an_error_by_run() -> None:
     assert "Error by run, %:" in render(records, "t")["t.md"]
 
 
+def test_lakes_runs_that_all_failed_are_no_figures() -> None:
+    table = summary(frame([record(spec("hausdorff", "lake"))]))
+    assert table["mean"].isna().all()
+    assert "—" in render([record(spec("hausdorff", "lake"))], "t")["t.md"]
+
+
 def test_better_methods_come_first() -> None:
     accuracy = [scored(spec(name, "omniglot", fields={}), mean) for name, mean in (("a", 0.3), ("b", 0.8))]
     error = [scored(spec(name, "lake", fields={}), mean) for name, mean in (("a", 0.3), ("b", 0.8))]
