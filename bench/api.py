@@ -172,9 +172,22 @@ class Task:
 
     def episodes(self, split: Split, count: int, seed: int) -> Iterator[Episode]:
         """Evaluation episodes in chunks: fresh for each seed, the same for every method and training setting."""
+        for size, rng in self.lots(split, count, seed):
+            yield self.sample(split, size, rng)
+
+    def lots(self, split: Split, count: int, seed: int) -> Iterator[tuple[int, Generator]]:
+        """Of each chunk of evaluation episodes the size, and what it is drawn from."""
         for start in range(0, count, CHUNK):
             rng = generator("eval", self.name, self.version, canonical(self.setting()), split, seed, start)
-            yield self.sample(split, min(CHUNK, count - start), rng)
+            yield min(CHUNK, count - start), rng
+
+    def members(self, split: Split, batch: int, rng: Generator) -> list[list[int]] | None:
+        """Which classes each episode shows that `sample` would draw from this rng; None where there are no classes.
+
+        Of what new test classes would be drawn from: two rotations of one character are one. Records hold intervals
+        that speak of other classes where this is known.
+        """
+        return None
 
     def setting(self) -> dict[str, Any]:
         """The fields that define what is measured, without those that shape training only."""

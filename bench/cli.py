@@ -595,9 +595,11 @@ def call(arguments: Sequence[str]) -> int:
     except (Stopped, KeyboardInterrupt, typer.Abort):
         return _say(_resume(arguments), INTERRUPTED, "stopped; ")
     except BrokenPipeError:
-        # Whoever read our output has gone; the interpreter must not try again to flush it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        return _unread()
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # which click turns into the code 1
+            return _unread()
+        raise
     except OSError as error:  # a folder without permission, a name that is too long, a full disk
         place = f"{error.filename}: " if error.filename else ""
         return _say(f"{place}{error.strerror or error}", USER_ERROR)
@@ -614,6 +616,12 @@ def _usage_error() -> type[Any]:
 
 
 USAGE = _usage_error()
+
+
+def _unread() -> int:
+    """Whoever read our output has gone; the interpreter must not try again to flush it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE
 
 
 def _say(message: str, code: int, prefix: str = "error: ") -> int:

@@ -46,6 +46,10 @@ SHAPE: Any = {
                 "by_instance": (*NONE, {"mean": [NUMBER + NONE], "n": [WHOLE], "groups": ([TEXT], *MISSING)}),
                 "by_step": (*NONE, {...: SCORES}),
                 "setting": FIELDS,
+                "open": (
+                    {"disjoint": NUMBER + NONE, "clustered": NUMBER + NONE, "episodes": WHOLE, "classes": WHOLE},
+                    *MISSING,
+                ),
                 ...: ANY,
             }
         },
@@ -98,8 +102,10 @@ class Record:
     outcome: Literal["ok", "diverged"]
     result: dict[str, Any]
     """metric, higher_is_better, selected_step, curve, diverged (the settings whose scores were not finite), and
-    evaluations {setting: mean (None where it diverged), per_episode, by_instance, by_step, nll (where the method tells
-    how sure it is, in nats a value), setting}; diagnostics where a memory has addresses, see `bench.diagnostics`."""
+    evaluations {setting: mean (None where it diverged), per_episode, by_instance, by_step, nll, setting, open};
+    diagnostics where a memory has addresses, see `bench.diagnostics`. nll is there where the method tells how sure it
+    is, in nats a value. open is there where the classes of the test episodes are known, see `intervals.opened`:
+    half-widths alone, since the classes would be several times as long as the scores."""
     cost: dict[str, Any]
     """train_s, train_cpu_s, eval_s, params, peak_bytes, train_episodes_per_s."""
     data: dict[str, Any] | None

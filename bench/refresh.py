@@ -39,10 +39,8 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
     """
     if check:  # a mistyped name must not pass for tables that are true
         records.check_folder(results)
-    out, err = views.console(), views.console(stderr=True)
-    loaded = records.load(results)
-    for problem in loaded.problems:
-        err.print(f"warning: {problem}; it is left out", soft_wrap=True)
+    out, loaded = views.console(), records.load(results)
+    views.left_out(loaded.problems)
     found = collect(suites, results, loaded.records, dirty)
     if not suites:
         measured = benchmarks.load(results, dirty)

@@ -6,7 +6,6 @@ tables, why something does not hold and what it would take, is written by people
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pandas as pd
@@ -28,7 +27,7 @@ def table(made: pd.DataFrame) -> str:
         {
             "method": cells.safe(str(labels.get(r.method, r.method))),
             "setting": ", ".join(filter(None, [r.setting, r.at])),
-            "ours": ours(r),
+            "ours": cells.plus_minus(r.ours.value, r.ours.half_width, r.metric),
             "seeds": str(r.seeds),
             "published": cells.published(r.row.value, r.row.ci95),
             "source": cells.source(r.row.citation, r.row.arxiv),
@@ -40,13 +39,6 @@ def table(made: pd.DataFrame) -> str:
     notes = [f"{i}. {cells.safe(reason)}" for i, reason in enumerate(reasons, 1)]
     shown = cells.table(pd.DataFrame(rows), ("method", "setting", "source", "verdict"))
     return "\n\n".join([shown, *(["\n".join(notes)] if notes else [])])
-
-
-def ours(r: Reproduction) -> str:
-    """Our mean over seeds, ± half its interval where there is one."""
-    text = cells.number(r.ours.value, r.metric)
-    half = r.ours.half_width
-    return text if math.isnan(half) else f"{text} ± {cells.number(half, r.metric, r.ours.value)}"
 
 
 def _reason(r: Reproduction) -> str:

@@ -293,6 +293,8 @@ def _test(
     There are none where the task itself is not finite. A further setting that is not loses its scores alone: it keeps
     those after fewer steps, for without them the seeds that are left would look better than they all were.
     """
+    from bench import intervals  # brings scipy, which `bench list` need not wait for
+
     began = time.monotonic()
     evaluations = {}
     for name, (task, learner) in testers.items():
@@ -306,7 +308,14 @@ def _test(
         if finite or scores["by_step"]:
             lost: dict[str, Any] = {} if finite else {"mean": None, "per_episode": []}
             evaluations[name] = scores | lost | {"setting": json.loads(canonical(task.setting()))}
+            if finite and (members := _members(task, "test", cell.budget.test_episodes, cell.seed)):
+                evaluations[name]["open"] = intervals.opened(scores["per_episode"], members)
     return evaluations, time.monotonic() - began
+
+
+def _members(task: Task, split: Split, count: int, seed: int) -> list[list[int]]:
+    """The classes of each evaluation episode; none where the task has none."""
+    return [episode for size, rng in task.lots(split, count, seed) for episode in task.members(split, size, rng) or ()]
 
 
 def _diagnostics(cell: Cell, learner: Learner, context: Context) -> dict[str, Any] | None:

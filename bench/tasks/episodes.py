@@ -85,6 +85,10 @@ class FewShotImages(Task):
         """Which images support and query show."""
         return few_shot(self.images(split), batch, self.way, self.shot, self.query, rng)
 
+    def members(self, split: Split, batch: int, rng: Generator) -> list[list[int]]:
+        """The classes of so many episodes, as rows of the images."""
+        return [np.unique(row).tolist() for row in self.draw(split, batch, rng)[0].row]
+
     def sample(self, split: Split, batch: int, rng: Generator) -> Episode:
         """A batch of episodes: support x [batch, way * shot, *x_shape], query likewise."""
         images, shape = self.images(split), (batch, -1, *self.x_shape)
@@ -191,6 +195,11 @@ class OnlineImages(Task):
         """Which drawings so many episodes show."""
         images = self.images(split)
         return presentations(images, batch, self.way, self.steps, self.balanced, self.quarter_turns, rng)
+
+    def members(self, split: Split, batch: int, rng: Generator) -> list[list[int]]:
+        """The classes that so many sequences show, as rows of the images."""
+        row = self.draw(split, batch * self.persistent, rng).row
+        return [np.unique(each).tolist() for each in row.reshape(batch, -1)]
 
     def sample(self, split: Split, batch: int, rng: Generator) -> Episode:
         """A batch of sequences as the query, [batch, persistent · steps, *x_shape]; the support is empty."""
