@@ -18,11 +18,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PIP_CONSTRAINT PIP_REQUIREMENT PIP_NO_DEPS PIP_REQUIRE_HASHES PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long lint format benchmark simulation gpu-check tables tables-check pages memory-pictures \
-	regressions clean
+.PHONY: help run test test-long lint format learn2learn benchmark simulation gpu-check tables tables-check pages \
+	memory-pictures regressions clean
 
 help: ## list all targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 run: $(VENV)/.run ## install, run the suite `smoke` into out/, end with a table, a picture and the next command
 	@$(BIN)/bench run $(SUITE) --results "$(RESULTS)" --workers $(WORKERS)
@@ -42,6 +42,8 @@ lint: $(VENV)/.dev ## ruff (format and check) and mypy
 format: $(VENV)/.dev ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+learn2learn: $(VENV)/.learn2learn ## install the package learn2learn, for its methods and their tests (needs a C compiler)
 
 # Rounds enough for a median and quartiles, within fifteen minutes on two cores; -vv prints what runs.
 BENCHMARK_ARGS ?= --benchmark-warmup=on --benchmark-min-rounds=9 --benchmark-max-time=1.5 --benchmark-disable-gc
@@ -106,4 +108,12 @@ $(VENV)/.run: pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.run
 	@echo "installing what tests and checks need into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# Its source archive holds C of an older Python, which is made anew; and it asks for packages that are not needed here.
+$(VENV)/.learn2learn: $(VENV)/.dev
+	@echo "building learn2learn into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[learn2learn]'
+	@$(BIN)/python -m pip install --quiet --no-deps --use-pep517 --config-settings=--build-option=build_ext \
+		learn2learn==0.2.0
 	@touch $@

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from itertools import pairwise
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
+
+Backbone = Literal["auto", "conv4", "conv4-32", "resnet12", "mlp"]
 
 CHANNELS = 64
 CHUNK = 16
@@ -29,7 +32,7 @@ def image_shape(x_shape: tuple[int, ...]) -> tuple[int, int, int] | None:
 
 
 class Conv4(nn.Module):
-    """Four blocks of 3 × 3 convolution (64 channels), BatchNorm, ReLU and 2 × 2 max-pooling (Vinyals et al. 2016).
+    """Four blocks of 3 × 3 convolution, BatchNorm, ReLU and 2 × 2 max-pooling (Vinyals et al. 2016: 64 channels).
 
     [n, channels, height, width], sides of at least 16, to [n, size]: 64 at 28 × 28, 1600 at 84 × 84. The convolutions
     have no bias: the normalisation would take it away again. `forward` gives what `reference` gives, values and
@@ -40,12 +43,12 @@ class Conv4(nn.Module):
     - The first layer, a ninth of the arithmetic but most of the memory traffic, is `_first`.
     """
 
-    def __init__(self, channels: int, height: int, width: int) -> None:
+    def __init__(self, channels: int, height: int, width: int, filters: int = CHANNELS) -> None:
         super().__init__()
-        inputs = [channels, *[CHANNELS] * 3]
-        self.convolutions = nn.ModuleList(nn.Conv2d(n, CHANNELS, 3, padding=1, bias=False) for n in inputs)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(CHANNELS) for _ in inputs)
-        self.size = CHANNELS * (height >> 4) * (width >> 4)
+        inputs = [channels, *[filters] * 3]
+        self.convolutions = nn.ModuleList(nn.Conv2d(n, filters, 3, padding=1, bias=False) for n in inputs)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(filters) for _ in inputs)
+        self.size = filters * (height >> 4) * (width >> 4)
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed images; in training mode BatchNorm sees all of x. The input gets no gradient on a CPU."""
@@ -63,7 +66,7 @@ class Conv4(nn.Module):
         return x.flatten(1)
 
     def _first(self, x: Tensor) -> Tensor:
-        """The first block, without its full-size output [n, 64, height, width].
+        """The first block, without its full-size output [n, filters, height, width].
 
         A convolution is linear in its patches, so the mean and variance of its output follow from those of the
         patches, and the normalisation becomes a scale of the weights, before, and a shift, after pooling.
@@ -138,22 +141,81 @@ class _ConvolveMax(torch.autograd.Function):
         return None, total
 
 
-def embedding(x_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
-    """A network from [n, *x_shape] to [n, size], and its size: Conv4 for images, two dense layers for vectors.
+class ResNet12(nn.Module):
+    """Four residual blocks of three 3 × 3 convolutions, each halved by max-pooling, then the mean over places.
 
-    The dense layers have no BatchNorm, which needs many examples at once.
+    64, 160, 320 and 640 channels, BatchNorm and LeakyReLU of slope .1 (Lee et al. 2019, MetaOptNet, arXiv:1904.03758).
+    [n, channels, height, width], sides of at least 16, to [n, 640]. Deviation: no DropBlock.
+    """
+
+    size = 640
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        widths = (64, 160, 320, self.size)
+        self.blocks = nn.ModuleList(_Residual(n, m) for n, m in zip((channels, *widths), widths, strict=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed images."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        for block in self.blocks:
+            x = block(x)
+        return x.mean((2, 3))
+
+
+class _Residual(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.path = nn.Sequential(
+            *_normalised(inputs, outputs, 3), nn.LeakyReLU(0.1),
+            *_normalised(outputs, outputs, 3), nn.LeakyReLU(0.1),
+            *_normalised(outputs, outputs, 3),
+        )  # fmt: skip
+        self.beside = nn.Sequential(*_normalised(inputs, outputs, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(F.leaky_relu(self.path(x) + self.beside(x), 0.1), 2)
+
+
+def _normalised(inputs: int, outputs: int, side: int) -> tuple[nn.Module, nn.Module]:
+    return nn.Conv2d(inputs, outputs, side, padding=side // 2, bias=False), nn.BatchNorm2d(outputs)
+
+
+def make_backbone(name: Backbone, x_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+    """A network from [n, *x_shape] to [n, size], and its size.
+
+    "auto" is Conv4 for images and "mlp" for vectors: two dense layers, without BatchNorm, which needs many examples.
     """
     image = image_shape(x_shape)
-    if image:
-        conv4 = Conv4(*image)
-        return nn.Sequential(nn.Flatten(), nn.Unflatten(1, image), conv4), conv4.size
-    net = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(x_shape), 256), nn.ReLU(), nn.Linear(256, CHANNELS))
-    return net, CHANNELS
+    if name == "mlp" or not image:
+        net = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(x_shape), 256), nn.ReLU(), nn.Linear(256, CHANNELS))
+        return net, CHANNELS
+    if name == "resnet12":
+        resnet = ResNet12(image[0])
+        return nn.Sequential(nn.Flatten(), nn.Unflatten(1, image), resnet), resnet.size
+    conv4 = Conv4(*image, 32 if name == "conv4-32" else CHANNELS)
+    return nn.Sequential(nn.Flatten(), nn.Unflatten(1, image), conv4), conv4.size
+
+
+def unsuited_backbone(name: Backbone, x_shape: tuple[int, ...]) -> str | None:
+    """Why a backbone cannot read inputs of a shape; None where it can."""
+    image = image_shape(x_shape)
+    if name == "mlp" or (name == "auto" and not image):
+        return None
+    if not image:
+        return f"backbone={name} needs images and an input here has shape {list(x_shape)}; use mlp"
+    return unsuited_image(x_shape)
 
 
 def unsuited_image(x_shape: tuple[int, ...]) -> str | None:
-    """Why Conv4 cannot read images of a shape; None where it can, or where inputs are not images."""
+    """Why a backbone that halves an image four times cannot read one of a shape; None where it can."""
     image = image_shape(x_shape)
     if image and min(image[1:]) < 16:
-        return f"Conv4 halves an image four times and this one is {image[1]} × {image[2]}; 16 × 16 at least"
+        return f"the backbone halves an image four times and this one is {image[1]} × {image[2]}; 16 × 16 at least"
     return None
+
+
+def dense(*sizes: int) -> nn.Sequential:
+    """Dense layers of these sizes, the first that of the input, with ReLU between them."""
+    layers = [layer for n, m in pairwise(sizes) for layer in (nn.Linear(n, m), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from baselines.backbones import image_shape, unsuited_image
-from bench.api import Examples, Learner, Task, TrainedMethod, method, option
+from bench.api import Episode, Examples, Learner, Task, TrainedMethod, method, option
 
 Backbone = Literal["conv4", "conv4-32", "mlp", "sinusoid"]
 Weights = Sequence[Tensor]
@@ -163,26 +164,54 @@ def _line(offset: int, length: int, stride: int) -> tuple[slice, slice]:
 class MAMLLearner(Learner):
     """An initialisation from which a few gradient steps on a task's support set fit the task."""
 
+    trained: Tensor
+
     def __init__(self, config: MAML, task: Task) -> None:
         super().__init__()
         self.config = config
         self.task = task
         self.net = BatchedNet(config.backbone_for(task), task.x_shape, task.n_out, config.batch_norm != "none")
         regression = task.kind == "regression"
-        self.rate = config.inner_lr or (0.01 if regression else 0.4)
         self.eval_steps = config.eval_steps or (10 if regression else 3)
+        self.steps = max(config.train_steps, 1)
+        weights, head = self.net.weights, len(self.net.weights) - 2
+        self.affine: set[int] = set()
+        if config.batch_norm == "per-step" and self.net.norm:
+            self.affine = {i for i in range(head) if i % 3}
+            for i in self.affine:
+                weights[i] = nn.Parameter(weights[i].detach().repeat(self.steps + 1, 1))
+        part = {"all": range(head + 2), "head": range(head, head + 2), "body": range(head)}[config.adapts]
+        self.adapted = [i for i in part if i not in self.affine]
+        rate = config.inner_lr or (0.01 if regression else 0.4)
+        self.rates: Sequence[float] | nn.ParameterList = [rate] * len(self.adapted)
+        if config.rates != "fixed":
+            shapes = [weights[i].shape if config.rates == "each" else (self.steps, 1, 1) for i in self.adapted]
+            self.rates = nn.ParameterList(torch.full(shape, rate) for shape in shapes)
+        if config.multi_step:
+            self.register_buffer("trained", torch.zeros((), dtype=torch.int64))
 
     def forward(self, support: Examples, query_x: Tensor) -> Tensor:
         """Adapt to the support, then answer; the number of steps depends on the mode. Works under `no_grad`."""
         steps = self.config.train_steps if self.training else self.eval_steps
         *_, weights = self.adapt(support, steps)
-        return self.answer(weights, support, query_x)
+        return self.answer(weights, support, query_x, steps)
 
     def by_step(self, support: Examples, query_x: Tensor) -> dict[int, Tensor]:
         """Predictions after 0, 1, 5, 10 and as many steps as `forward` takes in eval mode."""
         reported = {*REPORTED, self.eval_steps}
         path = enumerate(self.adapt(support, max(reported)))
-        return {step: self.answer(weights, support, query_x) for step, weights in path if step in reported}
+        return {step: self.answer(weights, support, query_x, step) for step, weights in path if step in reported}
+
+    def loss(self, episode: Episode, task: Task) -> Tensor:
+        """The loss after adaptation; with `multi_step` a mean over all steps, which becomes that of the last."""
+        if not self.config.multi_step or task.online:
+            return super().loss(episode, task)
+        shares = importance(int(self.trained) / self.config.multi_step, self.steps)
+        self.trained += 1
+        (x, y), support = episode.query, episode.support
+        path = enumerate(self.adapt(support, self.steps))
+        losses = [task.loss(self.answer(weights, support, x, step), y) for step, weights in path if step]
+        return torch.stack([share * loss for share, loss in zip(shares, losses, strict=True)]).sum()
 
     def adapt(self, support: Examples, steps: int) -> Iterator[Weights]:
         """Weights after 0, 1, ... steps of gradient descent on each task's mean loss (Finn et al. 2017, algorithm 2).
@@ -195,40 +224,55 @@ class MAMLLearner(Learner):
         yield weights
         outer = torch.is_grad_enabled()
         second = outer and self.config.order == "second"
-        for _ in range(steps):
+        for step in range(steps):
             if shown:
                 with torch.enable_grad():
                     weights = weights if outer else [w.detach().requires_grad_() for w in weights]
                     # The loss of a batch is a mean over tasks, none of which sees the weights of another.
-                    loss = tasks * self.task.loss(self.net(weights, support.x, shown), support.y)
-                    gradients = torch.autograd.grad(loss, weights, create_graph=second)
-                weights = [w - self.rate * g for w, g in zip(weights, gradients, strict=True)]
+                    loss = tasks * self.task.loss(self.net(self.at(step, weights), support.x, shown), support.y)
+                    gradients = torch.autograd.grad(loss, [weights[i] for i in self.adapted], create_graph=second)
+                moved = dict(zip(self.adapted, self.moves(step, gradients), strict=True))
+                weights = [w - moved[i] if i in moved else w for i, w in enumerate(weights)]
             yield weights
 
-    def answer(self, weights: Weights, support: Examples, query_x: Tensor) -> Tensor:
-        """Predictions of adapted weights, the queries normalised as the config says."""
-        if self.net.norm and self.config.batch_norm == "support":
-            shown = support.x.shape[1]
-            return self.net(weights, torch.cat((support.x, query_x), 1), shown)[:, shown:]
-        return self.net(weights, query_x, query_x.shape[1])
+    def moves(self, step: int, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Gradients times their rates; steps beyond those of training have the rates of the last."""
+        rates: Sequence[Any] = list(self.rates)
+        if self.config.rates == "per-step":
+            rates = [rate[min(step, self.steps - 1)] for rate in rates]
+        return [rate * gradient for rate, gradient in zip(rates, gradients, strict=True)]
+
+    def at(self, step: int, weights: Weights) -> Weights:
+        """Weights with the scales and shifts of a step, where each has its own."""
+        k = min(step, self.steps)
+        return [w[:, k : k + 1] if i in self.affine else w for i, w in enumerate(weights)]
+
+    def answer(self, weights: Weights, support: Examples, query_x: Tensor, step: int) -> Tensor:
+        """Predictions of weights after so many steps, the queries normalised as the config says."""
+        return answers(self.net, self.at(step, weights), support, query_x, self.config.batch_norm != "transductive")
 
 
-@method("maml", source="Finn et al. 2017, arXiv:1703.03400")
-class MAML(TrainedMethod):
-    """Learn an initialisation by the loss after adaptation. The meta-loss is the mean over tasks and their queries.
+def answers(net: BatchedNet, weights: Weights, support: Examples, query_x: Tensor, inductive: bool) -> Tensor:
+    """Predictions for queries, normalised by the statistics of the support, or (not inductive) by their own."""
+    if net.norm and inductive:
+        shown = support.x.shape[1]
+        return net(weights, torch.cat((support.x, query_x), 1), shown)[:, shown:]
+    return net(weights, query_x, query_x.shape[1])
 
-    The authors' recipes: Omniglot 5-way as the defaults are; 20-way inner_lr .1, train_steps and eval_steps 5, batch
-    16; sinusoids batch 25; miniImageNet backbone conv4-32, inner_lr .01, train_steps 5, eval_steps 10, batch 4 (1-shot)
-    or 2 (5-shot), where they also clip each element of the meta-gradient to 10. They normalise queries by the
-    statistics of the queries (transductive): there each query sees the others. The default is not, and its figures are
-    not comparable with theirs.
+
+def importance(progress: float, steps: int) -> list[float]:
+    """Shares of the losses after 1, 2, ... steps (Antoniou et al. 2019, section 4): at first equal, then the last.
+
+    progress: from 0, the start, to 1. As in the authors' code no share falls below .03 / steps.
     """
+    early = max((1 - progress) / steps, 0.03 / steps)
+    return [early] * (steps - 1) + [1 - early * (steps - 1)]
 
-    batch: int = option(32, "tasks per training step")
-    order: Literal["second", "first"] = option("second", "first: ignore how the inner gradient moves with its start")
-    inner_lr: float = option(0.0, "learning rate of adaptation; 0: .4 for classes, .01 for regression")
-    train_steps: int = option(1, "gradient steps of adaptation in training")
-    eval_steps: int = option(0, "gradient steps of adaptation in evaluation; 0: 3 for classes, 10 for regression")
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptingMethod(TrainedMethod):
+    """A method that adapts the weights of a `BatchedNet` to each task."""
+
     backbone: Literal["auto", "conv4", "conv4-32", "mlp", "sinusoid"] = option(
         "auto",
         "conv4: stride 2, 64 channels; conv4-32: pooled; mlp: 256-128-64-64; sinusoid: 40-40; auto: by the inputs",
@@ -245,10 +289,6 @@ class MAML(TrainedMethod):
             return "conv4"
         return "sinusoid" if task.kind == "regression" else "mlp"
 
-    def build(self, task: Task) -> MAMLLearner:
-        """A fresh learner; see `Method.build`."""
-        return MAMLLearner(self, task)
-
     def unsuited(self, task: Task) -> str | None:
         """It needs labels to adapt to, and convolutions need images."""
         if not task.y_size:
@@ -257,3 +297,48 @@ class MAML(TrainedMethod):
         if self.backbone in ("conv4", "conv4-32") and not image:
             return f"backbone={self.backbone} needs images and an input here has shape {list(task.x_shape)}; use mlp"
         return unsuited_image(task.x_shape) if self.backbone == "conv4-32" else None
+
+
+@method("maml", source="Finn et al. 2017, arXiv:1703.03400")
+class MAML(AdaptingMethod):
+    """Learn an initialisation by the loss after adaptation. The meta-loss is the mean over tasks and their queries.
+
+    The authors' recipes: Omniglot 5-way as the defaults are; 20-way inner_lr .1, train_steps and eval_steps 5, batch
+    16; sinusoids batch 25; miniImageNet backbone conv4-32, inner_lr .01, train_steps 5, eval_steps 10, batch 4 (1-shot)
+    or 2 (5-shot), where they also clip each element of the meta-gradient to 10. They normalise queries by the
+    statistics of the queries (transductive): there each query sees the others. The default is not, and its figures are
+    not comparable with theirs.
+
+    Its kin are fields:
+
+    - order=first: first-order MAML.
+    - adapts=head: ANIL (Raghu et al. 2020, arXiv:1909.09157); adapts=body: BOIL (Oh et al. 2021, arXiv:2008.08882).
+    - rates=each: Meta-SGD (Li et al. 2017, arXiv:1707.09835), a learned rate for every weight, of either sign. All
+      start at inner_lr, where the paper draws them from .005 to .1.
+    - MAML++ (Antoniou et al. 2019, arXiv:1810.09502) is rates=per-step batch_norm=per-step multi_step=5000: a learned
+      rate for each step and tensor; scales and shifts of each step, which are not adapted; the queries scored after
+      every step at first. Statistics are those of the support, where its code takes those of the batch; its cosine
+      schedule is not here.
+    """
+
+    batch: int = option(32, "tasks per training step")
+    order: Literal["second", "first"] = option("second", "first: ignore how the inner gradient moves with its start")
+    inner_lr: float = option(0.0, "learning rate of adaptation; 0: .4 for classes, .01 for regression")
+    train_steps: int = option(1, "gradient steps of adaptation in training")
+    eval_steps: int = option(0, "gradient steps of adaptation in evaluation; 0: 3 for classes, 10 for regression")
+    batch_norm: Literal["support", "transductive", "none", "per-step"] = option(  # type: ignore[assignment]
+        "support",
+        "statistics for a query: its support's, those of all queries, or no normalisation; "
+        "per-step: the support's, with a scale and shift for each step of adaptation",
+    )
+    adapts: Literal["all", "head", "body"] = option("all", "what adaptation changes; head: the last layer", late=True)
+    rates: Literal["fixed", "each", "per-step"] = option(
+        "fixed", "inner_lr, or learned: for each weight, or for every step and tensor", late=True
+    )
+    multi_step: int = option(
+        0, "training steps in which queries are scored after earlier steps too, less and less; 0: none", late=True
+    )
+
+    def build(self, task: Task) -> MAMLLearner:
+        """A fresh learner; see `Method.build`."""
+        return MAMLLearner(self, task)

@@ -5,50 +5,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from baselines.backbones import embedding, unsuited_image
-from bench.api import Examples, Learner, Task, TrainedMethod, method, option
+from baselines.embedding import EmbeddingLearner, EmbeddingMethod, needs_classes
+from bench.api import Learner, Task, method, option
 
 
-class ProtoNetLearner(Learner):
+class ProtoNetLearner(EmbeddingLearner):
     """Class means in a learned space. No parameter depends on the number of classes."""
 
-    def __init__(self, task: Task) -> None:
-        super().__init__()
-        self.task = task
-        self.net, self.size = embedding(task.x_shape)
-
-    def forward(self, support: Examples, query_x: Tensor) -> Tensor:
+    def compare(self, shown: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
         """Minus the squared distance to each class's prototype (Snell et al. 2017, eq. 1 and 2).
 
-        The prototype of a class without examples is 0. In training BatchNorm sees support and queries at once, as in
-        the authors' code; in eval mode it uses its running averages, so that queries do not see one another.
+        The prototype of a class without examples is 0.
         """
-        shown = support.x.shape[1]
-        embedded = self.embed(torch.cat((support.x, query_x), 1))
-        labels = self.one_hot(support.y, query_x.dtype)
-        totals = labels.transpose(1, 2) @ embedded[:, :shown]
-        means = totals / labels.sum(1).clamp(min=1)[..., None]
-        return -squared_distances(embedded[:, shown:], means)
+        return -squared_distances(asked, class_means(shown, labels))
 
     def stream(self, x: Tensor, y: Tensor) -> Tensor:
-        """Prototypes are running means. In training each step is normalised by itself, over the batch of episodes."""
-        if self.training:
-            embedded = torch.cat([self.embed(x[:, t : t + 1]) for t in range(x.shape[1])], 1)
-        else:
-            embedded = self.embed(x)
-        labels = self.one_hot(y, x.dtype)
+        """Prototypes are running means."""
+        if self.transductive:
+            return Learner.stream(self, x, y)
+        embedded, labels = self.embed_in_order(x), self.labels(y, x)
         seen = _before(labels)
         totals = _before(labels[..., None] * embedded[:, :, None])
         means = totals / seen.clamp(min=1)[..., None]
         return -squared_distances(embedded[:, :, None], means)[:, :, 0]
 
-    def embed(self, x: Tensor) -> Tensor:
-        """[batch, n, *x_shape] to [batch, n, size]."""
-        return self.net(x.flatten(0, 1)).view(*x.shape[:2], self.size)
 
-    def one_hot(self, y: Tensor, dtype: torch.dtype) -> Tensor:
-        """[batch, n, way]."""
-        return self.task.encode(y).to(dtype)
+def class_means(shown: Tensor, labels: Tensor) -> Tensor:
+    """Mean of each class's examples, [batch, way, d], 0 without any. shown: [batch, n, d], labels: [batch, n, way]."""
+    return labels.mT @ shown / labels.sum(1).clamp(min=1)[..., None]
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
@@ -63,10 +47,12 @@ def _before(values: Tensor) -> Tensor:
 
 
 @method("protonet", source="Snell et al. 2017, arXiv:1703.05175")
-class ProtoNet(TrainedMethod):
-    """Distances to class means in the space of a Conv4-64 (images) or a small dense network (vectors).
+class ProtoNet(EmbeddingMethod):
+    """Distances to class means in a learned space.
 
-    The paper trains on more ways than it tests, 60 on Omniglot: the task's train_way.
+    The paper trains on more ways than it tests, 60 on Omniglot: the task's train_way. In training BatchNorm sees
+    support and queries at once, as in the authors' code, whose test does too: batch_norm=transductive. The default uses
+    the averages of training there, so that queries do not see one another.
     """
 
     batch: int = option(1, "episodes per training step")
@@ -74,12 +60,8 @@ class ProtoNet(TrainedMethod):
 
     def build(self, task: Task) -> ProtoNetLearner:
         """A fresh learner; see `Method.build`."""
-        return ProtoNetLearner(task)
+        return ProtoNetLearner(self, task)
 
     def unsuited(self, task: Task) -> str | None:
         """It needs classes."""
-        if task.kind == "regression":
-            return "prototypes are of classes, and this is regression"
-        if getattr(task, "labels", "onehot") == "string":
-            return "prototypes are of classes, and a string label is not one; use labels=onehot"
-        return unsuited_image(task.x_shape)
+        return needs_classes(task, "prototypes are") or super().unsuited(task)

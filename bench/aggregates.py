@@ -8,7 +8,7 @@ are those of Agarwal et al. 2021 (arXiv:2108.13264, the package rliable), Demša
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,8 +17,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from bench import memory_tables
 from bench.errors import BenchError
-from bench.frames import once
+from bench.frames import once, transductive
 from bench.intervals import FEWEST, Estimate
 from bench.stats import Section
 
@@ -135,28 +136,69 @@ class Across:
         """[places, methods], over runs."""
         return np.array([[float(np.mean(runs)) for runs in each] for each in self.scores.values()]).T
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Each once."""
+        return tuple(dict.fromkeys(task for task, _ in self.places))
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """Of the methods over tasks, a task's settings by their mean; None where there are too few of either."""
+        of = [[place for place, (task, _) in enumerate(self.places) if task == name] for name in self.tasks]
+        if len(of) < FEWEST_TASKS or len(self.scores) < 3:
+            return None
+        return ranks([self.means[places].mean(0) for places in of])
+
 
 def across(made: pd.DataFrame, methods: Sequence[str]) -> Across:
     """Scores of some methods, by registered names, over all tasks and settings that each has records of in one form.
 
+    Memories that were taken away and transductive results are no forms of their method here.
+
     Raises:
         BenchError: no task that they share and whose chance is known.
     """
-    there = once(made[made["outcome"] != "missing"])
     places: list[tuple[str, str]] = []
     scores: dict[str, list[np.ndarray]] = {name: [] for name in methods}
     diverged = dict.fromkeys(methods, 0)
-    for (task, setting), rows in there.groupby(["task", "setting"], sort=False):
-        section = Section(rows)
-        forms = {name: sorted(set(rows.loc[rows["method_name"] == name, "method"])) for name in methods}
-        if math.isnan(section.chance) or any(len(found) != 1 for found in forms.values()):
+    for task, setting, section, forms in _sections(made):
+        if not set(methods) <= forms.keys():
             continue
-        places.append((str(task), str(setting)))
+        places.append((task, setting))
         perfect = 100.0 if section.template.higher_is_better else 0.0
-        for name, (form,) in forms.items():
-            runs = np.array([*section.scores[form].values()])
+        for name in methods:
+            runs = np.array([*section.scores[forms[name]].values()])
             diverged[name] += int(np.isnan(runs).sum())
             scores[name].append(np.nan_to_num((runs - section.chance) / (perfect - section.chance), nan=0.0))
     if not places:
         raise BenchError(f"{', '.join(methods)} share no task in which each has one form and chance is known")
     return Across(tuple(places), scores, diverged)
+
+
+def shared(made: pd.DataFrame) -> tuple[str, ...]:
+    """The methods to take `across`, sorted: those that fill the largest table of methods × tasks, two of each at least.
+
+    Of tables as large, that of more tasks; chance is no method, being where scores begin. Empty where there is none.
+    """
+    found: dict[str, set[frozenset[str]]] = {}
+    for task, _, _, forms in _sections(made):
+        found.setdefault(task, set()).add(frozenset(forms.keys() - {"chance"}))
+    sets: set[frozenset[str]] = set()
+    for here in found.values():  # every set of methods that some tasks have in common
+        sets |= here | {one & other for one in here for other in sets}
+    sizes = {methods: sum(any(methods <= there for there in here) for here in found.values()) for methods in sets}
+    able = [methods for methods, tasks in sizes.items() if len(methods) > 1 and tasks > 1]
+    best = max(able, key=lambda m: (len(m) * sizes[m], sizes[m], sorted(m)), default=frozenset())
+    return tuple(sorted(best))
+
+
+def _sections(made: pd.DataFrame) -> Iterator[tuple[str, str, Section, dict[str, str]]]:
+    """Tasks and settings whose chance is known, and the one form there of each method that has one, by its name."""
+    there = once(made[made["outcome"] != "missing"])
+    alike = [memory_tables.ablation(spec) == "none" and not transductive(spec, fields)
+             for spec, fields in zip(there["spec"], there["fields"], strict=True)]  # fmt: skip
+    for (task, setting), rows in there[np.array(alike, bool)].groupby(["task", "setting"], sort=False):
+        section = Section(rows)
+        forms = rows.groupby("method_name")["method"].unique()
+        if not math.isnan(section.chance):
+            yield str(task), str(setting), section, {str(n): f[0] for n, f in forms.items() if len(f) == 1}

@@ -17,9 +17,9 @@ from numpy.random import Generator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import data, registry
+from bench import data, extras, registry
 from bench.config import as_dict, canonical, override
-from bench.errors import BenchError, MissingData, Unsuited
+from bench.errors import BenchError, MissingData, MissingPackage, Unsuited
 from bench.operations import Draw, Op, Outputs, Work, part
 from bench.registry import method, op, option, task, variant
 from bench.rmsprop import RMSProp
@@ -27,8 +27,8 @@ from bench.seeding import generator
 
 __all__ = [
     "Addresses", "Backend", "BenchError", "Draw", "Episode", "Examples", "Generator", "Learner", "Memory", "Method",
-    "MissingData", "Op", "Outputs", "Split", "Task", "TrainedMethod", "Unsuited", "Work", "answer", "generator",
-    "loadable", "method", "method_of", "op", "option", "part", "task", "variant",
+    "MissingData", "MissingPackage", "Op", "Outputs", "Split", "Task", "TrainedMethod", "Unsuited", "Work", "answer",
+    "generator", "loadable", "method", "method_of", "op", "option", "part", "task", "variant",
 ]  # fmt: skip
 
 Split = Literal["train", "val", "test"]
@@ -159,11 +159,35 @@ class Task:
                     )
         return settings
 
+    def classes(self, split: Split) -> int:
+        """Number of classes of a split, known without reading data; 0 where no class outlasts its episode."""
+        return 0
+
+    def pool(self, split: Split, count: int, rng: Generator) -> Examples:
+        """Examples of all classes of a split, each drawn by itself, for methods that learn to tell these apart.
+
+        x: [1, count, *x_shape]; y: [1, count] int64 in 0..classes(split)-1. Only for tasks that have `classes`.
+        """
+        raise NotImplementedError
+
     def episodes(self, split: Split, count: int, seed: int) -> Iterator[Episode]:
         """Evaluation episodes in chunks: fresh for each seed, the same for every method and training setting."""
+        for size, rng in self.lots(split, count, seed):
+            yield self.sample(split, size, rng)
+
+    def lots(self, split: Split, count: int, seed: int) -> Iterator[tuple[int, Generator]]:
+        """Of each chunk of evaluation episodes the size, and what it is drawn from."""
         for start in range(0, count, CHUNK):
             rng = generator("eval", self.name, self.version, canonical(self.setting()), split, seed, start)
-            yield self.sample(split, min(CHUNK, count - start), rng)
+            yield min(CHUNK, count - start), rng
+
+    def members(self, split: Split, batch: int, rng: Generator) -> list[list[int]] | None:
+        """Which classes each episode shows that `sample` would draw from this rng; None where there are no classes.
+
+        Of what new test classes would be drawn from: two rotations of one character are one. Records hold intervals
+        that speak of other classes where this is known.
+        """
+        return None
 
     def setting(self) -> dict[str, Any]:
         """The fields that define what is measured, without those that shape training only."""
@@ -210,6 +234,8 @@ class Method:
     name: ClassVar[str]
     source: ClassVar[str]
     version: ClassVar[int] = 1
+    packages: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """What it needs beyond the project's own dependencies, distribution and version; both go into its records."""
 
     def build(self, task: Task) -> Learner:
         """A fresh learner for a task. Parameters are drawn from torch's global stream, which the caller seeds.
@@ -226,6 +252,15 @@ class Method:
             BenchError: which field, and what it may be.
         """
 
+    def check_packages(self) -> None:
+        """Make sure that `packages` are installed.
+
+        Raises:
+            MissingPackage: one is not, or in another version; the message says how to get it.
+        """
+        for package, version in self.packages.items():
+            extras.require(self.name, package, version)
+
     def unsuited(self, task: Task) -> str | None:
         """Why this method cannot run on a task, in a few words; None where it can."""
         return None
@@ -237,7 +272,9 @@ class TrainedMethod(Method):
 
     batch: int = option(16, "episodes per training step")
     lr: float = option(1e-3, "learning rate")
-    optimizer: Literal["adam", "rmsprop"] = option("adam", "rmsprop: as Graves 2013, decay .95, momentum .9, ε 1e-4")
+    optimizer: Literal["adam", "rmsprop", "sgd"] = option(
+        "adam", "rmsprop: as Graves 2013, decay .95, momentum .9, ε 1e-4; sgd: plain"
+    )
     halve_every: int = option(0, "halve the learning rate every so many steps; 0: never")
     clip: float = option(0.0, "clip the gradient's global norm; 0: never")
 
@@ -260,7 +297,13 @@ class TrainedMethod(Method):
         """The optimiser of a fresh learner; override for parameter groups or another rule."""
         if self.optimizer == "adam":
             return torch.optim.Adam(learner.parameters(), self.lr)
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(learner.parameters(), self.lr)
         return RMSProp(learner.parameters(), self.lr)
+
+    def draw(self, task: Task, rng: Generator) -> Episode:
+        """What one training step sees; override it for training that is not by episodes of the task."""
+        return task.sample("train", self.batch, rng)
 
     def rate(self, step: int) -> float:
         """Learning rate at a step (from 0)."""
@@ -323,6 +366,13 @@ class Learner(nn.Module):
     def by_step(self, support: Examples, query_x: Tensor) -> dict[int, Tensor]:
         """Predictions after so many adaptation steps, for methods that have steps; otherwise empty."""
         return {}
+
+    def distribution(self, support: Examples, query_x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Mean and standard deviation of normal predictions, [batch, n_query, n_out] each, in regression; else None.
+
+        The mean is what `forward` answers. Records of those that have one hold their log-likelihood beside the score.
+        """
+        return None
 
     def trace(self, x: Tensor, y: Tensor) -> Addresses | None:
         """Where every step of `stream(x, y)` reads and writes, stacked along time; None where there are no addresses.

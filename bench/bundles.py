@@ -103,9 +103,8 @@ def chosen(suites: Sequence[str], results: Path, dirty: bool) -> list[Record]:
     Raises:
         BenchError: no such suite, or nothing to pack.
     """
-    loaded, err = records.load(results), views.console(stderr=True)
-    for problem in loaded.problems:
-        err.print(f"warning: {problem}; it is left out", soft_wrap=True)
+    loaded = records.load(results)
+    views.left_out(loaded.problems)
     wanted = {cell.id for suite in suites for cell in grid.plan(suite, offline=True).cells}
     found = [r for r in loaded.records if not suites or r.id in wanted]
     clean = [r for r in found if dirty or not r.env.get("dirty")]

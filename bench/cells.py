@@ -16,6 +16,9 @@ from bench.intervals import Estimate
 
 NONE = "—"
 PAPERS = "± over episodes, as papers print it"
+MARKS = dict.fromkeys(("cannot tell", "equivalent", "better"), "•") | {"too few seeds": "?"}
+"""What stands behind a figure not told from the best of its column; the best is bold, and those worse are bare."""
+DAGGER = "†"
 WORDS = {"accuracy": "accuracy, %", "error": "error, %", "mse": "mean squared error"}
 
 
@@ -38,9 +41,32 @@ def number(value: float, metric: str, like: float | None = None) -> str:
 
 
 def mean(row: Any) -> str:
-    """Mean ± half-width of a row of a summary."""
-    text = number(row.mean, row.metric)
-    return text if math.isnan(row.half_width) else f"{text} ± {number(row.half_width, row.metric, row.mean)}"
+    """Mean ± half-width of a row of a summary, rounded by it; where seeds give none, by the interval over episodes."""
+    return plus_minus(row.mean, row.half_width, row.metric, getattr(row, "episode_half_width", math.nan))
+
+
+def plus_minus(value: float, half_width: float, metric: str, least: float = math.nan) -> str:
+    """A score ± half its interval, both rounded by that, or the score alone rounded by the least that it is unsure."""
+    if math.isnan(half_width):
+        return by_uncertainty(value, metric, least)
+    return " ± ".join(by_uncertainty(v, metric, half_width) for v in (value, half_width))
+
+
+def by_uncertainty(value: float, metric: str, uncertainty: float) -> str:
+    """A score with two digits of its uncertainty, percent to the hundredth at most; as `number` where none is known."""
+    if math.isnan(value) or not (uncertainty > 0 and math.isfinite(uncertainty)):
+        return number(value, metric)
+    return rounded(value, max(uncertainty, 0.1) if metric in PERCENT else uncertainty)
+
+
+def marked(row: Any) -> str:
+    """`mean`, and how the method stands in its column; see `MARKS`."""
+    text = mean(row)
+    if row.standing == "best":
+        text = f"**{text}**"
+    elif row.standing in MARKS:
+        text += f" {MARKS[row.standing]}"
+    return text + f" {DAGGER}" * (row.transductive == "yes" and not math.isnan(row.mean))
 
 
 def rounded(value: float, uncertainty: float) -> str:
@@ -67,7 +93,8 @@ def p_value(p: float) -> str:
 
 def episodes(row: Any) -> str:
     """The interval of the papers."""
-    return "" if math.isnan(row.episode_half_width) else f"± {number(row.episode_half_width, row.metric, row.mean)}"
+    half = row.episode_half_width
+    return "" if math.isnan(half) else f"± {by_uncertainty(half, row.metric, half)}"
 
 
 def published(value: float, ci95: float | None) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-EDITION = 2
+EDITION = 3
 """Raise it when charts are to be drawn anew though their data are the same."""
 KEY = "Digest"
 """Name of the PNG text that holds a chart's digest."""
@@ -284,7 +284,7 @@ def _name(axes: Axes, labels: list[tuple[str, str, float, float]]) -> None:
         axes.annotate(text, end, (1.035, place), "data", "axes fraction", color=colour, fontsize=9.5, va="center",
                       ha="left", linespacing=1.0, annotation_clip=False, zorder=5,
                       arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.7, "shrinkA": 0, "shrinkB": 2,
-                                  "alpha": 0.6})  # fmt: skip
+                                  "alpha": 0.6, "relpos": (0, 0.5)})  # fmt: skip
 
 
 def spaced(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:

@@ -174,7 +174,8 @@ def list_(
         "bench run smoke",
         "bench run -m protonet -m 'mann*' -t omniglot --steps 5000 --seeds 0-4",
         "bench run smoke --set maml.inner_lr=0.4 --dry-run",
-        "bench run paper --shard 1/8 --workers 2 --results out",
+        "bench run omniglot --shard 1/8 --workers 2 --results out",
+        "bench run omniglot --executor slurm --workers 50",
     )
 )
 def run(
@@ -187,6 +188,7 @@ def run(
     data: Data = None,
     results: Results = RESULTS,
     workers: Annotated[int, typer.Option(metavar="N", help="Cells at the same time, each in a process.")] = 1,
+    executor: Annotated[str, typer.Option(metavar="NAME", help="Where: local, or as jobs of slurm or ray.")] = "local",
     threads: Annotated[int | None, typer.Option(metavar="N", help="Torch threads of each; else cores shared.")] = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda or auto.")] = "cpu",
     backend: Annotated[
@@ -206,13 +208,15 @@ def run(
     a table of what this call touched. Exit code: 0 all done, 1 cells failed, 2 something to mend, 130 interrupted.
     """
     _prepare(plugin, data)
+    from bench import executor as executors
     from bench import grid, running, training
 
+    executors.named(executor)
     chosen = partial(grid.plan, suite, method or (), task or (), seeds, setting or (), steps)
     plan = running.planned(chosen) if dry_run else chosen()
     cells = grid.shard(plan.cells, shard) if shard else plan.cells
     request = running.Request(
-        suite, cells, plan.notes, results, workers, threads, device, training.backend_of(backend), picture
+        suite, cells, plan.notes, results, workers, threads, device, training.backend_of(backend), executor, picture
     )
     with _stdout_for_json(as_json):
         code, told = running.dry_run(request, as_json) if dry_run else running.run(request, as_json)
@@ -591,9 +595,11 @@ def call(arguments: Sequence[str]) -> int:
     except (Stopped, KeyboardInterrupt, typer.Abort):
         return _say(_resume(arguments), INTERRUPTED, "stopped; ")
     except BrokenPipeError:
-        # Whoever read our output has gone; the interpreter must not try again to flush it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        return _unread()
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # which click turns into the code 1
+            return _unread()
+        raise
     except OSError as error:  # a folder without permission, a name that is too long, a full disk
         place = f"{error.filename}: " if error.filename else ""
         return _say(f"{place}{error.strerror or error}", USER_ERROR)
@@ -610,6 +616,12 @@ def _usage_error() -> type[Any]:
 
 
 USAGE = _usage_error()
+
+
+def _unread() -> int:
+    """Whoever read our output has gone; the interpreter must not try again to flush it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE
 
 
 def _say(message: str, code: int, prefix: str = "error: ") -> int:

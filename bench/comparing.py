@@ -62,10 +62,8 @@ def compare(request: Request, quiet: bool = False) -> list[dict[str, Any]]:
 
 
 def _frame(request: Request) -> pd.DataFrame:
-    err = views.console(stderr=True)
     loaded = records.load(request.results)
-    for problem in loaded.problems:
-        err.print(f"warning: {problem}; it is left out", soft_wrap=True)
+    views.left_out(loaded.problems)
     found = frames.plain(loaded.records)
     clean = [r for r in found if request.dirty or not (r.get("env") or {}).get("dirty")]
     if found and not clean:

@@ -10,24 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import environment
+from bench import environment, extras
 from bench.errors import BenchError
 
 PACKAGES = (
     "torch", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "typer", "rich", "pillow", "pooch", "tabulate",
     "jinja2",
 )  # fmt: skip
-LEARN2LEARN = (
-    "pip install requests tqdm scipy, then "
-    'pip install --no-deps --use-pep517 --config-settings="--build-option=build_ext" learn2learn==0.2.0'
-)
-EXTRAS = {
-    "numba": "fused memories on the CPU: pip install 'mannbench[fast]'",
-    "triton": "GPU kernels: pip install 'mannbench[gpu]' (Linux)",
-    "learn2learn": f"its algorithms on our tasks: {LEARN2LEARN}",
-    "tensorboard": "bench export --tensorboard: pip install 'mannbench[tensorboard]'",
-    "pytest": "the tests: pip install -e '.[dev]'",
-}
 
 
 def examine(results: Path) -> dict[str, Any]:
@@ -40,7 +29,7 @@ def examine(results: Path) -> dict[str, Any]:
         "data": _data(),
         "folders": _folders(results),
         "plug-ins": _plugins(),
-        "optional": {n: environment.package(n) or f"missing; {how}" for n, how in EXTRAS.items()},
+        "optional": {n: environment.package(n) or f"missing; {e.purpose}: {e.how}" for n, e in extras.EXTRAS.items()},
     }
 
 

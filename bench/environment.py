@@ -9,6 +9,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Collection
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,8 +40,8 @@ def uncommitted(*paths: str) -> bool:
     return bool(_git("status", "--porcelain", "--", *paths))
 
 
-def describe(device: str, threads: int) -> dict[str, Any]:
-    """The environment of a record."""
+def describe(device: str, threads: int, packages: Collection[str] = ()) -> dict[str, Any]:
+    """The environment of a record; packages: distributions that its method needs besides."""
     import torch
 
     from bench.registry import plugin_files
@@ -49,6 +50,7 @@ def describe(device: str, threads: int) -> dict[str, Any]:
     return (
         source()
         | ({"plugins": plugins} if plugins else {})
+        | ({"packages": {name: version(name) for name in packages}} if packages else {})
         | {
             "python": platform.python_version(),
             "torch": torch.__version__,

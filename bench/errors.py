@@ -9,5 +9,9 @@ class MissingData(BenchError):
     """A data set is not where we looked; the message names the path and the command that gets it."""
 
 
+class MissingPackage(BenchError):
+    """A package that a method needs is not installed, or in another version; the message says how to get it."""
+
+
 class Unsuited(BenchError):
     """A method and a task that do not go together; the message says why."""

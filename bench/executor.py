@@ -31,6 +31,9 @@ from bench.training import Context, Interrupted, Progress, run_cell
 GRACE_S = 1.0
 """After Ctrl-C a step in flight gets this long before it is cut off; its last checkpoint remains."""
 WAITING = "waiting for another run"
+QUEUED = "queued"
+NAMES = ("local", "slurm", "ray")
+"""Where cells can run: here, or see `bench.remote`."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,15 @@ def execute(
     context: Context,
     workers: int = 1,
     finished: Callable[[Outcome], None] = lambda outcome: None,
+    name: str = "local",
 ) -> list[Outcome]:
-    """Run cells that have no record yet. One cell's failure does not stop the others; Ctrl-C stops all within 2 s."""
+    """Run cells that have no record yet. One cell's failure does not stop the others; Ctrl-C stops all within 2 s.
+
+    workers: how many at once, in processes here or as jobs of the executor with that name.
+
+    Raises:
+        BenchError: the executor is not there.
+    """
     outcomes: list[Outcome] = []
 
     def note(outcome: Outcome) -> None:
@@ -57,7 +67,11 @@ def execute(
         finished(outcome)
 
     with _interruptible() as stopping:
-        if workers == 1 or len(cells) == 1:
+        if name != "local":
+            from bench import remote  # its workers call this module
+
+            remote.spread(name, cells, context, workers, stopping, note)
+        elif workers == 1 or len(cells) == 1:
             _here(cells, replace(context, stopping=stopping.is_set), note)
         else:
             _pool(cells, context, workers, stopping, note)
@@ -80,7 +94,8 @@ def _failure_path(results: Path, cell_id: str) -> Path:
     return results / ".bench" / "failures" / cell_id
 
 
-def _log_failure(results: Path, cell: Cell, message: str, trace: str = "") -> None:
+def log_failure(results: Path, cell: Cell, message: str, trace: str = "") -> None:
+    """Note why a cell failed, for `failure`."""
     with contextlib.suppress(BenchError):
         files.replace(_failure_path(results, cell.id), f"{message}\n\n{cell.label}\n{trace}".encode())
 
@@ -123,7 +138,7 @@ def _attempt(cell: Cell, context: Context) -> Outcome | None:
     except Exception as error:
         user_error = isinstance(error, BenchError)
         message = str(error) if user_error else f"{type(error).__name__}: {error}"
-        _log_failure(context.results, cell, message, traceback.format_exc())
+        log_failure(context.results, cell, message, traceback.format_exc())
         return Outcome(cell, "failed", message, user_error)
 
 
@@ -144,7 +159,7 @@ def _pool(
     for cell in alone:
         if not stopping.is_set() and _round([cell], context, 1, stopping, note)[0] and not stopping.is_set():
             message = "its worker process was lost twice (killed, or out of memory); run again with fewer --workers"
-            _log_failure(context.results, cell, message)
+            log_failure(context.results, cell, message)
             note(Outcome(cell, "failed", message))
 
 
@@ -160,13 +175,12 @@ def _round(
     # Made anew each time: a killed process may have held their locks.
     stop, reports = spawn.Event(), spawn.Queue()
     pool = ProcessPoolExecutor(min(workers, len(cells)), spawn, initializer=_start_worker, initargs=(stop, reports))
-    plain = replace(context, report=_ignore, stopping=_never)
     lost: list[Cell] = []
     running: set[str] = set()
     doomed: list[Any] = []
     try:
         with _sigint_held():
-            futures: dict[Future[Outcome | None], Cell] = {pool.submit(_work, cell, plain): cell for cell in cells}
+            futures: dict[Future[Outcome | None], Cell] = {pool.submit(_work, c, plain(context)): c for c in cells}
         while futures:
             for progress in _news(reports):
                 running.add(progress.id)
@@ -184,7 +198,7 @@ def _round(
                     if outcome is None and not stop.is_set():
                         context.report(Progress(cell.id, WAITING, 0, 0))
                         time.sleep(0.1)
-                        futures[pool.submit(_work, cell, plain)] = cell
+                        futures[pool.submit(_work, cell, plain(context))] = cell
                 except BrokenProcessPool:
                     lost.append(cell)
                     continue
@@ -251,6 +265,11 @@ def _work(cell: Cell, context: Context) -> Outcome | None:
     return _attempt(cell, replace(context, report=report, stopping=_stop.is_set))
 
 
+def plain(context: Context) -> Context:
+    """A context that can be pickled: nobody to report to, and nothing that stops it."""
+    return replace(context, report=_ignore, stopping=_never)
+
+
 def _ignore(progress: Progress) -> None:
     pass
 
@@ -308,6 +327,17 @@ def _interruptible() -> Iterator[threading.Event]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def named(choice: str) -> str:
+    """An executor's name.
+
+    Raises:
+        BenchError: there is no such executor.
+    """
+    if choice not in NAMES:
+        raise BenchError(registry.unknown("executor", choice, NAMES))
+    return choice
 
 
 def preflight(results: Path) -> None:

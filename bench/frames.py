@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench import registry
+from bench import published, registry
 from bench.config import canonical, digest
 
 PERCENT = frozenset({"accuracy", "error"})
@@ -90,6 +90,11 @@ def shown(metric: str, value: float | None) -> float:
     if value is None:
         return math.nan
     return value if metric not in PERCENT else 100 * (1 - value if metric == "error" else value)
+
+
+def transductive(spec: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
+    """Whether a query is answered with the help of its episode's other queries, which no other learner sees."""
+    return published.facts(spec, fields).get("batchnorm") == "transductive"
 
 
 def plain(records: Iterable[Any]) -> list[dict[str, Any]]:
@@ -216,6 +221,8 @@ def _methods(made: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     for (_, _, name), group in made.groupby(["task", "setting", "method_name"]):
         varying = _varying(configs[group.index], absent=True)  # a late field is absent at its default
         for i in group.index:
+            if transductive(made["spec"][i], made["fields"][i]):  # then it is never left unsaid
+                varying = varying | {"batch_norm"}
             telling = varying | _changed(str(name), made["spec"][i]["method"]["fields"])
             names[i], labels[i] = (_named(str(name), configs[i], keys) for keys in (telling, varying))
     several = names.groupby([made["task"], labels]).transform("nunique") > 1

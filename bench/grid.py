@@ -18,7 +18,7 @@ from typing import Any, Literal
 from bench import registry
 from bench.api import Method, Task, TrainedMethod
 from bench.config import as_dict, build, convert, digest
-from bench.errors import BenchError, MissingData, Unsuited
+from bench.errors import BenchError, MissingData, MissingPackage, Unsuited
 
 SUITES = Path(__file__).parent / "suites"
 LARGEST_SEED = 10**9 - 1
@@ -77,7 +77,7 @@ class Cell:
             "budget": as_dict(self.budget),
         }
 
-    @property
+    @cached_property
     def id(self) -> str:
         """12 hex digits of the sha256 of the spec's canonical JSON."""
         return digest(self.spec)
@@ -136,6 +136,8 @@ def plan(
             all_tasks = _narrow(registry.TASKS, all_tasks, tasks)
         for m in all_methods:
             m.check()
+        if not offline:
+            all_methods = _with_packages(all_methods, block, notes)
         for t in all_tasks:
             t.check()
             for name, each in t.evaluations().items():
@@ -309,6 +311,22 @@ def _entries(reg: registry.Registry, items: Sequence[str | Mapping[str, Any]]) -
 def _narrow(reg: registry.Registry, configs: list[Any], patterns: Sequence[str]) -> list[Any]:
     wanted = {name for pattern in patterns for name in registry.match(reg, pattern)}
     return [c for c in configs if not patterns or c.name in wanted]
+
+
+def _with_packages(methods: list[Method], block: Mapping[str, Any], notes: list[str]) -> list[Method]:
+    """Methods whose packages are installed. One that a pattern matched, or an optional block names, is left out."""
+    asked = () if block.get("optional") else [i if isinstance(i, str) else i["name"] for i in block["methods"]]
+    found = []
+    for m in methods:
+        try:
+            m.check_packages()
+            found.append(m)
+        except MissingPackage as missing:
+            if m.name in asked:
+                raise
+            note = f"left out: {missing}"
+            notes += [note] if note not in notes else []
+    return found
 
 
 def _parse_settings(settings: Sequence[str]) -> list[tuple[str, str, str]]:

@@ -90,6 +90,21 @@ def disjoint(members: Sequence[Sequence[int]]) -> list[int]:
     return kept
 
 
+def opened(scores: Sequence[float], members: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Both open intervals over the episodes of one trained model, as a record holds them.
+
+    disjoint and clustered: half-widths, None where there are too few episodes or classes; episodes: how many are
+    disjoint; classes: how many were shown in all.
+    """
+    apart = disjoint(members)
+    widths = {
+        "disjoint": t_half_width([scores[i] for i in apart]),
+        "clustered": clustered_half_width(scores, members),
+    }
+    known = {name: None if math.isnan(half) else float(f"{half:.7g}") for name, half in widths.items()}
+    return {**known, "episodes": len(apart), "classes": len({name for episode in members for name in episode})}
+
+
 def fraction(successes: float, n: int) -> Estimate:
     """A fraction with its exact interval (Clopper and Pearson 1934); half successes stand for ties."""
     if not n:

@@ -26,7 +26,8 @@ _MEANS = {
     "-": "-{}", "'": "'{}", '"': '"{}', ",": ",{}", "?": "?{}", "!": "!{}",
     "±": r"$\pm$", "×": r"$\times$", "√": r"$\surd$", "σ": r"$\sigma$", "≥": r"$\geq$", "≤": r"$\leq$",
     "→": r"$\rightarrow$", "°": r"$^\circ$", "µ": r"$\mu$", "·": r"$\cdot$", "−": "$-$", "–": "--", "—": "---",
-    "…": r"\ldots{}", "“": "``", "”": "''", "‘": "`", "’": "'", "\N{NO-BREAK SPACE}": "~",
+    "…": r"\ldots{}", "•": r"\textbullet{}", "†": r"\dag{}",
+    "“": "``", "”": "''", "‘": "`", "’": "'", "\N{NO-BREAK SPACE}": "~",
 }  # fmt: skip
 _ACCENTS = {"\u0300", "\u0301", "\u0302", "\u0303", "\u0308", "\u030a", "\u030c", "\u0327"}
 """Those that every LaTeX can put on a letter without another font."""

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import executor, grid, records
+from bench import executor as executors
+from bench import grid, records
 from bench.api import Backend
 from bench.errors import BenchError
-from bench.training import Context, Progress, backend_of, device_of
+from bench.training import Context, Progress, backend_of, device_named, device_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +31,7 @@ def run(
     threads: int | None = None,
     device: str = "cpu",
     backend: Backend = "auto",
+    executor: str = "local",
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> list[records.Record]:
     """Run a grid and return its records; cells that are recorded already are not run again.
@@ -45,6 +47,7 @@ def run(
         workers, threads: processes, and torch threads in each.
         device: cpu, cuda or auto.
         backend: auto, reference or fused: how it is computed; records say what ran.
+        executor: local, slurm or ray; workers are then jobs at once.
         report: called with a `Progress` as work goes on.
 
     Raises:
@@ -55,11 +58,11 @@ def run(
         os.environ["BENCH_DATA"] = str(data)
     methods, tasks, set = ([each] if isinstance(each, str) else each for each in (methods, tasks, set))
     plan = grid.plan(suite, methods, tasks, seeds, set, steps)
-    context = Context(Path(results), device_of(device), threads_for(workers, threads), backend_of(backend), report)
+    context = context_for(Path(results), executor, workers, threads, device, backend_of(backend), report)
     pending = [c for c in plan.cells if not records.path_of(context.results, c.spec).exists()]
     if pending:
-        executor.preflight(context.results)
-        outcomes = executor.execute(pending, context, workers)
+        executors.preflight(context.results)
+        outcomes = executors.execute(pending, context, workers, name=executor)
         if any(o.status == "interrupted" for o in outcomes):
             raise KeyboardInterrupt
         failed = [o for o in outcomes if o.status == "failed"]
@@ -73,6 +76,27 @@ def load(results: str | os.PathLike[str] = "results") -> pd.DataFrame:
     from bench import tables
 
     return tables.frame(records.load(Path(results)).records)
+
+
+def context_for(
+    results: Path,
+    executor: str,
+    workers: int,
+    threads: int | None,
+    device: str,
+    backend: Backend,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Context:
+    """How to run cells. On other machines each worker finds its device itself, and has one thread unless told.
+
+    Raises:
+        BenchError: no such executor or device, or fewer than one worker or thread.
+    """
+    if executors.named(executor) == "local":
+        device, threads = device_of(device), threads_for(workers, threads)
+    else:
+        device, threads = device_named(device), threads_for(workers, 1 if threads is None else threads)
+    return Context(results, device, threads, backend, report)
 
 
 def threads_for(workers: int, threads: int | None) -> int:

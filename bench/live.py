@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
-from bench.executor import WAITING, Outcome
+from bench.executor import QUEUED, WAITING, Outcome
 from bench.grid import Cell
 from bench.training import COMPILING, Progress
 
@@ -59,7 +59,7 @@ class Board:
         pace = self.paces.get(progress.id)
         # The clock starts with the first step, which is a later one where training is resumed.
         if pace is None or (
-            pace.now is not None and progress.phase != pace.now.phase in ("starting", WAITING, COMPILING)
+            pace.now is not None and progress.phase != pace.now.phase in (QUEUED, "starting", WAITING, COMPILING)
         ):
             pace = self.paces[progress.id] = Pace(time.monotonic(), progress.step)
         pace.now = progress

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench import cells, memory_tables, published
+from bench import cells, legends, memory_tables, published
 from bench.cells import NONE, PAPERS, WORDS, rows_of, safe
 from bench.references import ceiling, elimination, guessing
 
@@ -25,15 +25,6 @@ BESIDE = 3
 HEADLINE = {"instance 2", "instance 10", "step 1", "step 10"}
 """Places that stand for a method measured by instance or by gradient step."""
 BY_PLACE = "instance|group|step"
-LEGEND = (
-    "Mean over seeds ± half the Student t 95 % interval over seeds; one or two seeds give none. "
-    f'"{PAPERS}" is 1.96 s / √n over the test episodes of one trained model, mean over seeds: it says nothing of other '
-    "seeds. Published figures are as printed; under each table, what differs between the paper's protocol and ours."
-)
-SOLVED = (
-    '"Solved" counts seeds whose validation score was ever as good as the task\'s threshold, and "steps to solve" is '
-    "the training step of the first such validation: median over the seeds that solved it, and range."
-)
 
 
 def document(title: str, made: pd.DataFrame, table: pd.DataFrame, left_out: Mapping[str, int],
@@ -42,7 +33,7 @@ def document(title: str, made: pd.DataFrame, table: pd.DataFrame, left_out: Mapp
 
     pictures: for tasks, the titles of pictures and their paths from the file's folder.
     """
-    parts = [f"# {title}", LEGEND + (" " + SOLVED) * bool((table["n_tried"] > 0).any())]
+    parts = [f"# {title}", legends.legend(table)]
     for reason, count in left_out.items():
         if count:
             parts.append(f"Left out: {count} record{'s' if count > 1 else ''} {reason}.")
@@ -70,7 +61,7 @@ def headline(table: pd.DataFrame) -> str:
             ),
             "method": row.method,
             "measure": WORDS.get(row.metric, row.metric),
-            "ours": cells.mean(row),
+            "ours": cells.mean(row) + f" {cells.DAGGER}" * (row.transductive == "yes"),
             "seeds": str(row.n_seeds),
             "published": cells.published(row.published, row.published_ci95),
             "source": cells.source(row.source, row.arxiv) if row.source else "",
@@ -79,7 +70,8 @@ def headline(table: pd.DataFrame) -> str:
         for row in rows_of(table)
         if row.at in HEADLINE or (row.at == "" and (row.task, row.setting) not in set(by_place))
     ]
-    return cells.table(pd.DataFrame(rows), ("task", "setting", "method", "measure", "source", "same protocol")) + "\n"
+    shown = cells.table(pd.DataFrame(rows), ("task", "setting", "method", "measure", "source", "same protocol")) + "\n"
+    return shown + f"\n{legends.TRANSDUCTIVE}\n" * any(row["ours"].endswith(cells.DAGGER) for row in rows)
 
 
 @dataclass
@@ -146,7 +138,7 @@ def _long(section: pd.DataFrame, run: bool = True) -> list[str]:
         {
             "setting": row.setting,
             "method": row.label,
-            WORDS.get(row.metric, row.metric): cells.mean(row) if run else "not run here",
+            WORDS.get(row.metric, row.metric): cells.marked(row) if run else "not run here",
             **({"seeds": str(row.n_seeds), PAPERS: cells.episodes(row)} if run else {}),
             "published": cells.published(row.published, row.published_ci95),
             "source": cells.source(row.source, row.arxiv) if row.source else "",
@@ -171,7 +163,7 @@ def _by_setting(section: pd.DataFrame, made: pd.DataFrame) -> list[str]:
         first = next((row for row in found if row.n_tried), found[0])
         rows.append(
             {"method": first.label}
-            | {names[row.setting]: cells.mean(row) + _other_seeds(row, first) for row in found}
+            | {names[row.setting]: cells.marked(row) + _other_seeds(row, first) for row in found}
             | {"seeds": str(first.n_seeds), **cells.solved(first), **cells.cost(first)}
         )
     shown = pd.DataFrame(rows, columns=["method", *names.values(), *list(rows[0])[-7:]], dtype=object).fillna("")
@@ -191,7 +183,7 @@ def _wide(section: pd.DataFrame, made: pd.DataFrame, costs: bool) -> list[str]:
         first = found[""]
         rows.append(
             {"method": first.label}
-            | {names[at]: cells.mean(cell) + _other_seeds(cell, first) for at, cell in found.items() if at in names}
+            | {names[at]: cells.marked(cell) + _other_seeds(cell, first) for at, cell in found.items() if at in names}
             | {"seeds": str(first.n_seeds)}
             | ({**cells.solved(first), **cells.cost(first)} if costs else {})
         )

@@ -140,9 +140,8 @@ def _where(at: str) -> str:
 
 def difference_text(row: Any) -> str:
     """A paired difference with its sign, ± half its interval."""
-    text = f"{'+' * (row.difference > 0)}{cells.number(row.difference, row.metric)}"
-    width = row.difference_half_width
-    return text if math.isnan(width) else f"{text} ± {cells.number(width, row.metric, row.difference)}"
+    text = cells.plus_minus(row.difference, row.difference_half_width, row.metric)
+    return f"{'+' * (row.difference > 0)}{text}"
 
 
 # --------------------------------------------------------------------------------------------------------- diagnostics

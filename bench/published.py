@@ -70,9 +70,28 @@ CONSTANTS: dict[str, dict[str, str]] = {
     "omniglot-online": {"persistent": "no"},
     "lake": {"split": "lake", "augmentation": "none"},
     "miniimagenet": {"split": "ravi", "augmentation": "none"},
-    "protonet": {"backbone": "conv4", "batchnorm": "inductive"},
 }
-"""Facts of our tasks and methods that are not fields."""
+"""Facts of our tasks that are not fields."""
+EMBEDDING = (
+    "protonet",
+    "matching",
+    "relation",
+    "r2d2",
+    "siamese",
+    "gnn",
+    "snail",
+    "finetune",
+    "simpleshot",
+    "deep-knn",
+)
+EMBEDDED = {"backbone": "conv4", "batchnorm": "inductive"}
+"""What these methods are by default, where specs leave the fields out."""
+KIN: dict[str, tuple[tuple[dict[str, str], str], ...]] = {
+    "maml": (({"adapts": "head"}, "anil"), ({"rates": "each"}, "meta-sgd"), ({"rates": "per-step"}, "maml++")),
+    "finetune": (({"head": "linear"}, "baseline"), ({"head": "cosine"}, "baseline++")),
+    "r2d2": (({"backbone": "resnet12"}, "metaoptnet"),),
+}
+"""Names that papers have for a method of ours with certain fields; the first that fits counts."""
 CHARACTERS = {"vinyals": "1028", "random1200": "1080", "background": "964"}
 """Characters that we train on; in the papers the 172 or 120 that validate are among 1200 to train on."""
 FIELDS = {
@@ -219,6 +238,13 @@ def lookup(method: str | None, task: str, **setting: Any) -> list[Published]:
     ]
 
 
+def published_name(spec: Mapping[str, Any]) -> str:
+    """The name under which papers report what a spec says: the method's, or that of a kin."""
+    name, fields = spec["method"]["name"], spec["method"]["fields"]
+    kin = (told for wanted, told in KIN.get(name, ()) if wanted.items() <= fields.items())
+    return next(kin, name)
+
+
 def beside(spec: Mapping[str, Any], setting: Mapping[str, Any], at: str = "") -> list[Published]:
     """Published figures for one of ours, the most alike first.
 
@@ -229,7 +255,7 @@ def beside(spec: Mapping[str, Any], setting: Mapping[str, Any], at: str = "") ->
     if kind in ("run", "group"):
         return []
     place = {column: number} if column else {}
-    found = lookup(spec["method"]["name"], spec["task"]["name"], **{**setting, **place})
+    found = lookup(published_name(spec), spec["task"]["name"], **{**setting, **place})
     found = [row for row in found if {*row.key} & {"instance", "adapt_steps"} == {*place}]
     return closest(spec, found, setting)
 
@@ -260,7 +286,7 @@ def facts(spec: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, str]
     """A spec's protocol in the words of the file. Methods that do not train have no training facts."""
     method, task = spec["method"]["name"], spec["task"]["name"]
     trained = dict(spec["task"]["fields"])
-    known = CONSTANTS.get(task, {}) | CONSTANTS.get(method, {})
+    known = CONSTANTS.get(task, {}) | (EMBEDDED if method in EMBEDDING else {})
     parts = {"method": spec["method"]["fields"], "task": trained | dict(setting), "budget": spec["budget"]}
     for name, places in FIELDS.items():
         for part, _, key in (place.partition(".") for place in places):

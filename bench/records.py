@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import re
 import reprlib
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -43,6 +46,10 @@ SHAPE: Any = {
                 "by_instance": (*NONE, {"mean": [NUMBER + NONE], "n": [WHOLE], "groups": ([TEXT], *MISSING)}),
                 "by_step": (*NONE, {...: SCORES}),
                 "setting": FIELDS,
+                "open": (
+                    {"disjoint": NUMBER + NONE, "clustered": NUMBER + NONE, "episodes": WHOLE, "classes": WHOLE},
+                    *MISSING,
+                ),
                 ...: ANY,
             }
         },
@@ -73,6 +80,7 @@ SHAPE: Any = {
         "threads": WHOLE + MISSING,
         "backend": TEXT + MISSING,
         "plugins": ({...: TEXT}, *MISSING),
+        "packages": ({...: TEXT}, *MISSING),
         "resumed": ([{...: PLAIN}], *MISSING),
         ...: ANY,
     },
@@ -94,8 +102,10 @@ class Record:
     outcome: Literal["ok", "diverged"]
     result: dict[str, Any]
     """metric, higher_is_better, selected_step, curve, diverged (the settings whose scores were not finite), and
-    evaluations {setting: mean (None where it diverged), per_episode, by_instance, by_step, setting}; diagnostics
-    where a memory has addresses, see `bench.diagnostics`."""
+    evaluations {setting: mean (None where it diverged), per_episode, by_instance, by_step, nll, setting, open};
+    diagnostics where a memory has addresses, see `bench.diagnostics`. nll is there where the method tells how sure it
+    is, in nats a value. open is there where the classes of the test episodes are known, see `intervals.opened`:
+    half-widths alone, since the classes would be several times as long as the scores."""
     cost: dict[str, Any]
     """train_s, train_cpu_s, eval_s, params, peak_bytes, train_episodes_per_s."""
     data: dict[str, Any] | None
@@ -183,16 +193,29 @@ def load(results: Path) -> Loaded:
     """Read all records of a results folder, sorted by path. Unusable files are named, skipped and left alone."""
     loaded = Loaded()
     seen: set[str] = set()
-    for path in _paths(results, loaded.problems):
-        try:
-            record = read(path)
-        except BenchError as problem:
-            loaded.problems.append(str(problem))
-            continue
-        if record.id not in seen:
-            seen.add(record.id)
-            loaded.records.append(record)
+    with _uncollected():
+        for path in _paths(results, loaded.problems):
+            try:
+                record = read(path)
+            except BenchError as problem:
+                loaded.problems.append(str(problem))
+                continue
+            if record.id not in seen:
+                seen.add(record.id)
+                loaded.records.append(record)
     return loaded
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No search for cycles: records have none, and among a hundred thousand it takes a quarter of the time."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def find(results: Path, prefix: str) -> tuple[Path, Record]:
@@ -248,7 +271,7 @@ def _paths(results: Path, problems: list[str]) -> list[Path]:
         if depth == 2:
             below.clear()
             found += [Path(folder) / n for n in names if n.endswith(".json") and not n.startswith(".")]
-    return sorted(found)
+    return sorted(found, key=lambda path: path.parts)  # in the order of paths, which compare slowly
 
 
 def _contradiction(content: dict[str, Any]) -> str:

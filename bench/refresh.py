@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from bench import (
     benchmarks,
     charts,
     coverage,
     data,
     files,
+    frames,
     grid,
     latex,
     published,
     readme,
     records,
+    reproductions,
     scaling_plots,
     tables,
     views,
@@ -35,10 +39,8 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
     """
     if check:  # a mistyped name must not pass for tables that are true
         records.check_folder(results)
-    out, err = views.console(), views.console(stderr=True)
-    loaded = records.load(results)
-    for problem in loaded.problems:
-        err.print(f"warning: {problem}; it is left out", soft_wrap=True)
+    out, loaded = views.console(), records.load(results)
+    views.left_out(loaded.problems)
     found = collect(suites, results, loaded.records, dirty)
     if not suites:
         measured = benchmarks.load(results, dirty)
@@ -120,7 +122,13 @@ def _pages(results: Path, found: Sequence[Record]) -> dict[Path, str]:
         wanted = {cell.id for name in suites for cell in grid.plan(name, offline=True).cells}
         return tables.headline([r for r in found if r.id in wanted])
 
-    texts: dict[Path, Callable[[Sequence[str]], str]] = {root / "README.md": of_suites}
+    def reproduced(suites: Sequence[str]) -> str:
+        return "\n\n".join(reproductions.table(_frame(name, found)) for name in suites)
+
+    texts: dict[Path, Callable[[Sequence[str]], str]] = {
+        root / "README.md": of_suites,
+        root / reproductions.PAGE: reproduced,
+    }
     simulated = coverage.load(results)
     if simulated:
         texts[root / coverage.PAGE] = lambda names: coverage.table(simulated, names)
@@ -134,6 +142,12 @@ def _pages(results: Path, found: Sequence[Record]) -> dict[Path, str]:
         if filled != text:
             stale[path] = filled
     return stale
+
+
+def _frame(suite: str, found: Sequence[Record]) -> pd.DataFrame:
+    """What a suite's records say, newest versions and committed code only."""
+    wanted = {cell.id for cell in grid.plan(suite, offline=True).cells}
+    return frames.frame(frames.current([r for r in frames.plain(found) if r["id"] in wanted and not r["env"]["dirty"]]))
 
 
 def _orphans(folder: Path, gallery: Path, found: tables.Report) -> list[Path]:

@@ -15,9 +15,8 @@ from bench.api import Backend
 from bench.errors import BenchError
 from bench.executor import Outcome
 from bench.grid import Cell
-from bench.library import threads_for
+from bench.library import context_for
 from bench.records import Record
-from bench.training import Context, device_of
 
 DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 NAMED = 10
@@ -37,6 +36,7 @@ class Request:
     threads: int | None = None
     device: str = "cpu"
     backend: Backend = "auto"
+    executor: str = "local"
     picture: bool = True
 
 
@@ -92,18 +92,23 @@ def dry_run(request: Request, as_json: bool) -> tuple[int, dict[str, Any]]:
 def run(request: Request, as_json: bool) -> tuple[int, dict[str, Any]]:
     """Run what is not recorded; the exit code, and the call as data."""
     out, err = views.console(stderr=as_json), views.console(stderr=True)
-    device, threads = device_of(request.device), threads_for(request.workers, request.threads)
+    context = context_for(
+        request.results, request.executor, request.workers, request.threads, request.device, request.backend
+    )
     store = look_up(request.results, request.cells)
     _say_notes(request, store)
     out.print(f"{_cells(len(request.cells))}: {len(store.recorded)} recorded already, {len(store.pending)} to run")
     outcomes: list[Outcome] = []
     if store.pending:
         executor.preflight(request.results)
+        if request.executor != "local":
+            out.print(f"{request.executor}: at most {request.workers} at once (--workers)")
         with live.display(store.pending, err) as display:
-            context = Context(request.results, device, threads, request.backend, display.report)
+            context.report = display.report
             outcomes = executor.execute(
-                store.pending, context, request.workers, lambda o: display.finished(o, _ended(request.results, o))
-            )
+                store.pending, context, request.workers, lambda o: display.finished(o, _ended(request.results, o)),
+                request.executor,
+            )  # fmt: skip
     new = look_up(request.results, [o.cell for o in outcomes if o.status == "done"]).recorded
     failed = [o for o in outcomes if o.status == "failed"]
     interrupted = any(o.status == "interrupted" for o in outcomes)

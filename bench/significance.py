@@ -1,6 +1,6 @@
 """Tests of paired differences, corrections, effect sizes, power: pure functions on arrays, each checked against others.
 
-scipy has the distributions. Differences are per seed, A - B; NaN is never among them.
+scipy has the distributions. Differences are per seed, A - B; those of t may have NaN for seeds that a pair lacks.
 """
 
 from __future__ import annotations
@@ -27,23 +27,34 @@ MOST = 9999
 """Seeds beyond which no number is named."""
 
 
-def t_p(differences: ArrayLike) -> float:
-    """Two-sided p of Student's t for a mean of zero; of equal differences 0, or 1 where all are zero."""
-    found = np.asarray(differences, float)
-    se = spread(found) / math.sqrt(len(found))
-    if se == 0:
-        return float(found[0] == 0)
-    return float(2 * stats.t.sf(abs(found.mean()) / se, len(found) - 1))
+def t_p(differences: ArrayLike) -> Any:
+    """Two-sided p of Student's t for a mean of zero, along the last axis; of equal ones 0, or 1 where all are zero."""
+    n, mean, se = _moments(differences)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = np.where(se == 0, mean == 0, 2 * stats.t.sf(np.abs(mean) / se, n - 1))
+    return float(p) if p.ndim == 0 else p
 
 
-def equivalence_p(differences: ArrayLike, margin: float) -> float:
-    """The larger p of the two one-sided t tests that the mean is above -margin and below margin."""
-    found = np.asarray(differences, float)
-    se = spread(found) / math.sqrt(len(found))
-    inside = margin - abs(found.mean())
-    if se == 0:
-        return float(inside <= 0)
-    return float(stats.t.sf(inside / se, len(found) - 1))
+def equivalence_p(differences: ArrayLike, margin: float) -> Any:
+    """The larger p of two one-sided t tests, mean above -margin and mean below margin, along the last axis."""
+    n, mean, se = _moments(differences)
+    inside = margin - np.abs(mean)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = np.where(se == 0, inside <= 0, stats.t.sf(inside / se, n - 1))
+    return float(p) if p.ndim == 0 else p
+
+
+def _moments(values: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How many there are, their mean and its standard error (exactly 0 of equal ones), each along the last axis."""
+    found = np.asarray(values, float)
+    there = ~np.isnan(found)
+    n = there.sum(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.where(there, found, 0).sum(-1) / n
+        squares = np.where(there, found - mean[..., None], 0) ** 2
+        se = np.sqrt(squares.sum(-1) / (n - 1) / n)
+    low, high = np.where(there, found, np.inf).min(-1), np.where(there, found, -np.inf).max(-1)
+    return n, mean, np.where((n > 1) & (low == high), 0.0, se)
 
 
 def least_sign_flip_p(n: int) -> float:

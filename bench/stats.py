@@ -26,7 +26,7 @@ from bench.registry import unknown
 from bench.verdicts import Reproduction
 
 __all__ = ["Comparison", "Failures", "Section", "as_family", "compare", "compare_all", "paired", "places",
-           "reproductions", "scores_of"]  # fmt: skip
+           "reproductions", "scores_of", "template"]  # fmt: skip
 
 
 def compare(
@@ -171,20 +171,27 @@ def _forms(section: pd.DataFrame, name: str, made: pd.DataFrame) -> list[str]:
     return []
 
 
+def template(rows: pd.DataFrame, at: str = "", failures: Failures = "excluded",
+             margin: float | None = None) -> Comparison:  # fmt: skip
+    """What is compared in one task, setting and place, and on which scale; see `compare`."""
+    first, metric = rows.iloc[0], metric_of(rows)
+    ratio = metric == "mse"
+    matters = verdicts.margin_of(first["task"], metric, first["fields"]) if margin is None else margin
+    return Comparison(
+        task=str(first["task"]), setting=str(first["setting"]), at=at, metric=metric,
+        higher_is_better=bool(first["higher_is_better"]) and metric != "error",
+        scale="ratio" if ratio else "difference", failures=failures,
+        margin=math.log1p(matters / 100) if ratio and matters is not None else matters,
+    )  # fmt: skip
+
+
 class Section:
     """The rows of one task and setting, read once: scores by method and seed, and scores by episode."""
 
     def __init__(self, rows: pd.DataFrame, at: str = "", failures: Failures = "excluded",
                  margin: float | None = None) -> None:  # fmt: skip
-        first, metric, self.rows = rows.iloc[0], metric_of(rows), rows
-        ratio = metric == "mse"
-        matters = verdicts.margin_of(first["task"], metric, first["fields"]) if margin is None else margin
-        self.template = Comparison(
-            task=str(first["task"]), setting=str(first["setting"]), at=at, metric=metric,
-            higher_is_better=bool(first["higher_is_better"]) and metric != "error",
-            scale="ratio" if ratio else "difference", failures=failures,
-            margin=math.log1p(matters / 100) if ratio and matters is not None else matters,
-        )  # fmt: skip
+        metric, self.rows = metric_of(rows), rows
+        self.template = template(rows, at, failures, margin)
         self.scores: dict[str, dict[int, float]] = {}
         self.episodes: dict[str, dict[int, np.ndarray]] = {}
         for name, group in rows.groupby("method", sort=False):

@@ -6,7 +6,9 @@ ids of its records. The CSV is that table; the Markdown shows it to people. What
 them, is in tables of its own: see `bench.memory_tables`.
 
 The interval is Student's t over seeds, 95 %. What papers print, 1.96 s / √n over the episodes of one trained model, is
-beside it under that name: it leaves out that another seed would have trained another model.
+beside it under that name: it leaves out that another seed would have trained another model. So do the intervals over
+disjoint episodes and by class, which speak of other test classes too; the CSV has them, and the standard deviation over
+seeds.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench import files, markdown, memory_tables, pictures, published
+from bench import files, leaders, markdown, memory_tables, pictures, published, stats
 from bench.cells import rows_of
 from bench.charts import Picture
 from bench.config import digest
-from bench.frames import PERCENT, current, frame, metric_of, once, plain, shown
+from bench.frames import PERCENT, current, frame, metric_of, once, plain, shown, transductive
 from bench.intervals import episode_half_width, spread, t_half_width
 
 __all__ = ["check", "episode_half_width", "frame", "headline", "render", "report", "summary", "t_half_width", "write"]
@@ -31,6 +33,8 @@ __all__ = ["check", "episode_half_width", "frame", "headline", "render", "report
 INSTANCES = (1, 2, 3, 4, 5, 10)
 RUNS = 20
 """Lake's runs."""
+OPEN = ("disjoint", "clustered")
+"""Intervals over episodes that speak of other test classes, in a record's `open`: see `bench.intervals`."""
 
 
 # ------------------------------------------------------------------------------------------------------------- summary
@@ -42,14 +46,18 @@ def summary(made: pd.DataFrame) -> pd.DataFrame:
     `count` is the number of answers behind an accuracy by instance or group, of all seeds; `half_width` is NaN for one
     seed. `n_solved` of `n_tried` seeds reached the task's `threshold` in validation, first after `steps_to_solve` steps
     (median of those that did), and `unsolved` did not; a seed that diverged did not either, wherever it had been.
+    `standing` is best, or the verdict of a method against the best one of its column, `standing_p` its p by Holm: see
+    `bench.leaders`. Memories that were taken away and transductive results have none.
     """
     rows: list[dict[str, Any]] = []
     for (task, setting), section in once(made).groupby(["task", "setting"], sort=False):
         groups = [_group(str(task), str(setting), str(name), g) for name, g in section.groupby("method", sort=False)]
         sign = -1 if bool(section["higher_is_better"].iloc[0]) and metric_of(section) != "error" else 1
-        for group in sorted(groups, key=lambda g: _rank(g[0], sign)):
-            rows += group
-    columns = ["task", "setting", "method", "label", "at", "metric", "mean", "half_width", "episode_half_width", "sd",
+        ranked = [row for group in sorted(groups, key=lambda g: _rank(g[0], sign)) for row in group]
+        _judge(ranked, section)
+        rows += ranked
+    columns = ["task", "setting", "method", "label", "at", "metric", "mean", "half_width", "episode_half_width",
+               "disjoint_half_width", "clustered_half_width", "sd", "standing", "standing_p", "transductive",
                "n_seeds", "seeds", "count", "diverged", "missing", "threshold", "n_solved", "n_tried", "unsolved",
                "steps_to_solve", "steps_to_solve_min", "steps_to_solve_max", "params", "train_s", "ms_step",
                "cpu_ms_step", "published", "published_ci95", "source", "arxiv", "same_protocol", "because",
@@ -59,6 +67,15 @@ def summary(made: pd.DataFrame) -> pd.DataFrame:
 
 def _rank(row: Mapping[str, Any], sign: int) -> tuple[bool, float, str]:
     return math.isnan(row["mean"]), 0.0 if math.isnan(row["mean"]) else sign * row["mean"], row["method"]
+
+
+def _judge(rows: list[dict[str, Any]], section: pd.DataFrame) -> None:
+    """Say of each row of a setting how its method stands in its column."""
+    for at in dict.fromkeys(row["at"] for row in rows if not row["at"].startswith("run ")):
+        column = {row["method"]: row for row in rows if row["at"] == at}
+        scores = {name: row["by_seed"] for name, row in column.items() if row["competes"]}
+        for name, found in leaders.standings(scores, stats.template(section, at)).items():
+            column[name] |= {"standing": found.word, "standing_p": found.p}
 
 
 def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[dict[str, Any]]:
@@ -76,18 +93,26 @@ def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[di
         "records": " ".join(group.loc[group["outcome"] != "missing", "id"]),
     }
     spec, fields = group["spec"].iloc[0], group["fields"].iloc[0]
+    whole, sees = memory_tables.ablation(spec) == "none", transductive(spec, fields)
+    failed = dict.fromkeys(group.loc[group["outcome"] == "diverged", "seed"], math.nan)
     rows = []
+    scale = 100 if metric in PERCENT else 1
     for at, there, values, errors, count in _places(task, metric, group[["outcome", "seed", "scores"]]):
-        found = [] if memory_tables.ablation(spec) != "none" else published.beside(spec, fields, at)
+        found = published.beside(spec, fields, at) if whole else []
         match = published.protocol_match(spec, found[0], fields) if found else None
         rows.append({
             **shared,
             "at": at,
+            "standing": "",
+            "transductive": "yes" if sees else "no",
+            "competes": whole and not sees,
+            "by_seed": failed | dict(zip(there["seed"], values, strict=True)),
             "n_seeds": there["seed"].nunique(),
             "seeds": _joined(there["seed"]),
             "mean": float(np.mean(values)) if values else math.nan,
             "half_width": t_half_width(values),
             "episode_half_width": float(np.mean(errors)) if errors else math.nan,
+            **{f"{name}_half_width": scale * _open(there, name) if not at else math.nan for name in OPEN},
             "sd": spread(values),
             "count": count,
             "published": found[0].value if found else math.nan,
@@ -98,6 +123,12 @@ def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[di
             "because": match.because if match else "",
         })  # fmt: skip
     return rows
+
+
+def _open(there: pd.DataFrame, name: str) -> float:
+    """Mean over seeds of an interval that speaks of other test classes, in the records' unit, where they have it."""
+    found = [half for scores in there["scores"] if (half := (scores.get("open") or {}).get(name)) is not None]
+    return float(np.mean(found)) if found else math.nan
 
 
 def _solved(group: pd.DataFrame) -> dict[str, Any]:
@@ -160,8 +191,9 @@ def _places(
         yield f"step {step}", *over(there, [s["by_step"][str(step)] for s in there["scores"]])
     if task == "lake":
         for run in range(RUNS):
-            errors = [[shown(metric, v) for v in s["per_episode"][run::RUNS]] for s in ok["scores"]]
-            yield f"run {run + 1}", ok, [float(np.mean(e)) for e in errors if e], [], None
+            there = ok[np.array([len(s["per_episode"]) > run for s in ok["scores"]], bool)]
+            errors = [[shown(metric, v) for v in s["per_episode"][run::RUNS]] for s in there["scores"]]
+            yield f"run {run + 1}", there, [float(np.mean(e)) for e in errors], [], None
 
 
 def _instance(scores: Mapping[str, Any], k: int) -> float | None:

@@ -120,7 +120,7 @@ def run(request: Request, as_json: bool = False) -> dict[str, Any]:
 def trace(learner: Learner, method: TrainedMethod, task: Task, device: str, path: Path) -> list[Span]:
     """Train for some steps, the last of them profiled; write its trace and give its events."""
     optimiser = method.optimiser(learner)
-    episode = task.sample("train", method.batch, generator("trace", task.name)).to(device)
+    episode = method.draw(task, generator("trace", task.name)).to(device)
     learner.train()
     for _ in range(WARM):
         step(learner, optimiser, episode, task)

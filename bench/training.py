@@ -115,8 +115,9 @@ def run_cell(cell: Cell, context: Context) -> records.Record:
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.allow_tf32 = False  # records say float32, and convolutions are to mean it
     started = _now()
+    cell.method.check_packages()
     environment.reset_peak_memory(context.device)
-    env = environment.describe(context.device, context.threads)
+    env = environment.describe(context.device, context.threads, cell.method.packages)
     content = {"name": cell.task.dataset, "sha256": data.digest(cell.task.dataset)} if cell.task.dataset else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed("init", cell.method.name, cell.seed))
@@ -183,6 +184,7 @@ def evaluate(
     scores: list[float] = []
     hits, shown = torch.zeros(INSTANCES, dtype=torch.float64), torch.zeros(INSTANCES, dtype=torch.int64)
     steps: dict[str, list[float]] = {}
+    surprise: list[float] = []
     with torch.no_grad():
         for drawn in task.episodes(split, count, seed):
             if context.stopping():
@@ -191,6 +193,9 @@ def evaluate(
             prediction = answer(learner, episode, task)
             scores += _graded(task, prediction, episode)
             _count_instances(task, prediction, episode, hits, shown)
+            if not task.online and (told := learner.distribution(episode.support, episode.query.x)):
+                density = torch.distributions.Normal(*told).log_prob(episode.query.y)
+                surprise += (-density.flatten(1).mean(1)).double().tolist()
             if by_step and not task.online:
                 for step, each in learner.by_step(episode.support, episode.query.x).items():
                     steps.setdefault(str(step), []).extend(_graded(task, each, episode))
@@ -198,6 +203,8 @@ def evaluate(
         "by_instance": _by_instance(task, hits.tolist(), shown.tolist()) if shown.any() else None,
         # Too many steps may diverge where the answer itself does not: such a step has no score.
         "by_step": {k: _scores(v) for k, v in steps.items() if all(map(math.isfinite, v))} or None,
+        # Minus the log-likelihood of the values, in nats a value.
+        **({"nll": _scores(surprise)} if surprise and all(map(math.isfinite, surprise)) else {}),
     }
 
 
@@ -227,7 +234,7 @@ def _train(cell: Cell, method: TrainedMethod, training: Training, validator: Lea
         began, cpu_began, step = time.monotonic(), time.process_time(), training.step
         rng = generator("train", task.name, task.version, setting, cell.seed, step)
         now = cell.task.curriculum(step)
-        episode = now.sample("train", method.batch, rng).to(context.device)
+        episode = method.draw(now, rng).to(context.device)
         learner.train()
         torch.manual_seed(torch_seed("step", cell.seed, step))  # dropout and the like: a function of the step
         loss = learner.loss(episode, now)
@@ -286,6 +293,8 @@ def _test(
     There are none where the task itself is not finite. A further setting that is not loses its scores alone: it keeps
     those after fewer steps, for without them the seeds that are left would look better than they all were.
     """
+    from bench import intervals  # brings scipy, which `bench list` need not wait for
+
     began = time.monotonic()
     evaluations = {}
     for name, (task, learner) in testers.items():
@@ -299,7 +308,14 @@ def _test(
         if finite or scores["by_step"]:
             lost: dict[str, Any] = {} if finite else {"mean": None, "per_episode": []}
             evaluations[name] = scores | lost | {"setting": json.loads(canonical(task.setting()))}
+            if finite and (members := _members(task, "test", cell.budget.test_episodes, cell.seed)):
+                evaluations[name]["open"] = intervals.opened(scores["per_episode"], members)
     return evaluations, time.monotonic() - began
+
+
+def _members(task: Task, split: Split, count: int, seed: int) -> list[list[int]]:
+    """The classes of each evaluation episode; none where the task has none."""
+    return [episode for size, rng in task.lots(split, count, seed) for episode in task.members(split, size, rng) or ()]
 
 
 def _diagnostics(cell: Cell, learner: Learner, context: Context) -> dict[str, Any] | None:
@@ -378,12 +394,21 @@ def device_of(choice: str) -> str:
     Raises:
         BenchError: CUDA was asked for and is not there.
     """
-    if choice not in ("cpu", "cuda", "auto"):
-        raise BenchError(f"the device is cpu, cuda or auto, not '{choice}'")
     there = torch.cuda.is_available()
-    if choice == "cuda" and not there:
+    if device_named(choice) == "cuda" and not there:
         raise BenchError("there is no CUDA device here; use --device cpu, or see `bench doctor`")
     return "cuda" if there and choice != "cpu" else "cpu"
+
+
+def device_named(choice: str) -> str:
+    """A choice of cpu, cuda or auto.
+
+    Raises:
+        BenchError: it is none of them.
+    """
+    if choice not in ("cpu", "cuda", "auto"):
+        raise BenchError(f"the device is cpu, cuda or auto, not '{choice}'")
+    return choice
 
 
 def backend_of(choice: str) -> Backend:

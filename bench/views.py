@@ -25,6 +25,8 @@ from bench.records import Record
 
 WIDE = 140
 """Columns where the output is no terminal and `$COLUMNS` does not say."""
+FEW = 5
+"""At most so many files that could not be used are named."""
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -42,6 +44,16 @@ def console(stderr: bool = False) -> Console:
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = WIDE
     return made
+
+
+def left_out(problems: Sequence[str]) -> None:
+    """Warn of files that could not be used, one sentence each, and of more than a few how many more there are."""
+    err = console(stderr=True)
+    for problem in problems[:FEW]:
+        err.print(f"warning: {problem}; it is left out", soft_wrap=True)
+    more = len(problems) - FEW
+    if more > 0:
+        err.print(f"warning: {more} more file{'s are' if more > 1 else ' is'} left out")
 
 
 def table(*columns: str, right: Iterable[str] = (), **options: Any) -> Table:
@@ -263,10 +275,21 @@ def _print_result(out: Console, record: Record) -> None:
     for name, evaluation in record.result["evaluations"].items():
         line = f"  {name or 'as trained for'}: {score(metric, evaluation)}, n = {len(evaluation['per_episode'])}"
         out.print(line, style="bold")
+        if evaluation.get("open"):
+            out.print(f"    {_open(metric, evaluation['open'])}")
         if evaluation.get("by_instance"):
             out.print(_instances(evaluation["by_instance"]))
         if evaluation.get("by_step"):
             out.print(_steps(metric, evaluation["by_step"]))
+
+
+def _open(metric: str, found: Mapping[str, Any]) -> str:
+    """The intervals that speak of other test classes too."""
+    scale, unit = (100, " %") if metric == "accuracy" else (1, "")
+    halves = {f"over {found['episodes']} disjoint episodes": found["disjoint"],
+              f"by class ({found['classes']} classes)": found["clustered"]}  # fmt: skip
+    known = [f"± {scale * half:.2g}{unit} {how}" for how, half in halves.items() if half is not None]
+    return f"of other test classes, of this seed: {', '.join(known) or 'too few to tell'}"
 
 
 def _instances(by: Mapping[str, Any]) -> Table:

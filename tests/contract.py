@@ -96,8 +96,11 @@ def answers_have_the_right_form(method: Method, task: Task) -> None:
     for where, value in answers.items():
         _has_form(value, (*query.x.shape[:2], task.n_out), where)
         assert value.dtype == torch.float32, f"{where}: {value.dtype}, not float32"
+    if told := learner.distribution(support, query.x):
+        assert_close(told[0], answers["forward"], msg="the mean of the distribution is not the answer")
+        assert (told[1] > 0).all(), "a standard deviation is not above 0"
     if isinstance(method, TrainedMethod):
-        _has_form(learner.train().loss(_natural(task, torch.float32), task), (), "loss")
+        _has_form(learner.train().loss(_natural(method, task, torch.float32), task), (), "loss")
 
 
 def works_in_float64(method: Method, task: Task) -> None:
@@ -225,7 +228,7 @@ def gradients_arrive(method: Method, task: Task) -> None:
     reached: dict[str, bool] = defaultdict(bool)
     for key in ("one", "two"):
         learner.zero_grad()
-        loss = learner.loss(_natural(task, torch.float64, key), task)
+        loss = learner.loss(_natural(method, task, torch.float64, key), task)
         loss.backward()
         for name, parameter in learner.named_parameters():
             if parameter.grad is not None:
@@ -239,7 +242,7 @@ def training_hides_the_answers(method: Method, task: Task) -> None:
     """The predictions that `loss` scores do not depend on the labels they are scored against."""
     if not isinstance(method, TrainedMethod):
         return
-    episode = _natural(task, torch.float64)
+    episode = _natural(method, task, torch.float64)
     last = episode.query.y.clone()
     last[:, -1] = other_labels(last)[:, -1]
     changed = last if task.online else other_labels(episode.query.y)
@@ -504,9 +507,9 @@ class _Spy:
         return self._task.loss(prediction, y)
 
 
-def _natural(task: Task, dtype: torch.dtype, key: str = "natural") -> Episode:
-    """A training batch in the task's own protocol."""
-    drawn = task.sample(task.splits[0], 2, generator(key))
+def _natural(method: TrainedMethod, task: Task, dtype: torch.dtype, key: str = "natural") -> Episode:
+    """A training batch as the method draws it."""
+    drawn = dataclasses.replace(method, batch=2).draw(task, generator(key))
     return Episode(*(Examples(e.x.to(dtype), e.y.to(dtype) if e.y.is_floating_point() else e.y) for e in drawn))
 
 
@@ -542,10 +545,11 @@ def _fair(counts: list[int], trials: int, probability: float, otherwise: str) ->
 
 
 def _train(method: TrainedMethod, learner: Learner, task: Task, steps: int) -> None:
+    method = dataclasses.replace(method, batch=4)
     optimiser = method.optimiser(learner.train())
     for step in range(steps):
         optimiser.zero_grad()
-        learner.loss(task.sample("train", 4, generator("brief", step)), task).backward()
+        learner.loss(method.draw(task, generator("brief", step)), task).backward()
         optimiser.step()
     learner.eval()
 

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bench import environment
 from bench.api import (
     BenchError,
     Draw,
@@ -31,6 +32,9 @@ from bench.api import (
     task,
     variant,
 )
+
+if "PLUG_PROCESS" in os.environ:
+    environment.cpu_name = lambda: f"processor of {os.getpid()}"
 
 
 @task("plug-points", source="nobody 2026")
@@ -75,7 +79,7 @@ class Linear(Learner):
     def forward(self, support: Examples, query_x: Tensor) -> Tensor:
         if self.training:
             if "PLUG_MARK" in os.environ:
-                Path(os.environ["PLUG_MARK"]).touch()
+                Path(os.environ["PLUG_MARK"]).write_text(str(os.getpid()))
             time.sleep(self.nap)
         return self.net(query_x) * (float("nan") if self.broken else 1.0)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,18 @@ from scipy import stats
 from synthetic import record, scored, spec
 
 from bench import frames
-from bench.aggregates import across, critical_difference, expected_best, improvement, iqm, profile, ranks, stratified
+from bench.aggregates import (
+    Across,
+    across,
+    critical_difference,
+    expected_best,
+    improvement,
+    iqm,
+    profile,
+    ranks,
+    shared,
+    stratified,
+)
 from bench.errors import BenchError
 from bench.frames import frame
 
@@ -189,6 +202,47 @@ def test_scores_are_between_chance_and_perfect() -> None:
     assert found.scores["maml"][2] == pytest.approx([1 - 0.5 / 4] * 3)
     assert found.means.shape == (3, 2)
     assert found.means[0] == pytest.approx([2 / 3, 0.5])
+
+
+def over(*there: tuple[str, str, dict[str, Any]], seeds: int = 3) -> pd.DataFrame:
+    """A frame of methods on tasks, with fields of theirs."""
+    return frame([scored(spec(name, task, s, fields=fields), 0.5 + 0.1 * s)
+                  for name, task, fields in there for s in range(seeds)])  # fmt: skip
+
+
+def test_the_largest_table_of_methods_and_tasks_is_taken() -> None:
+    wide = [(name, task, {}) for name in ("a", "b", "c") for task in ("omniglot", "omniglot-online")]
+    assert shared(over(*wide)) == ("a", "b", "c")
+    more = [*wide, *((name, "paired-associates", {}) for name in ("a", "b"))]
+    assert shared(over(*more)) == ("a", "b"), "as large, of more tasks"
+    fourth = [("d", "omniglot", {}), ("d", "omniglot-online", {})]
+    assert shared(over(*more, *fourth)) == ("a", "b", "c", "d")
+    assert shared(over(*more, ("chance", "omniglot", {}), ("chance", "omniglot-online", {}))) == ("a", "b")
+
+
+def test_no_two_methods_on_two_tasks_share_nothing() -> None:
+    assert shared(over(("a", "omniglot", {}), ("b", "omniglot", {}))) == ()
+    assert shared(over(("a", "omniglot", {}), ("a", "omniglot-online", {}))) == ()
+    assert shared(over(("a", "omniglot", {}), ("b", "omniglot-online", {}))) == ()
+    assert shared(frame([])) == ()
+
+
+def test_methods_in_two_forms_are_left_out_but_ablations_and_transductive_results_are_no_forms() -> None:
+    two = [(name, task, {}) for name in ("a", "b") for task in ("omniglot", "omniglot-online")]
+    assert shared(over(*two, ("a", "omniglot", {"slots": 5}))) == ()
+    assert shared(over(*two, ("a", "omniglot", {"ablate": "zero"}))) == ("a", "b")
+    assert shared(over(*two, ("a", "omniglot", {"batch_norm": "transductive"}))) == ("a", "b")
+
+
+def test_ranks_of_scores_are_over_tasks_not_settings() -> None:
+    scores = {name: [np.array([v]) for v in values] for name, values in
+              (("a", (0.9, 0.1, 0.9, 0.9, 0.9, 0.9)), ("b", (0.5,) * 6), ("c", (0.2,) * 6))}  # fmt: skip
+    places = (("t0", "x"), ("t0", "y"), *((f"t{k}", "") for k in range(1, 5)))
+    found = Across(places, scores, dict.fromkeys(scores, 0))
+    assert found.ranks is not None
+    # In t0 the mean of a over both settings is that of b: they tie there.
+    assert found.ranks.mean == pytest.approx([1.1, 1.9, 3.0])
+    assert Across(places[:5], {n: s[:5] for n, s in scores.items()}, {}).ranks is None
 
 
 def test_tasks_that_not_all_have_are_left_out_and_none_is_one_sentence() -> None:

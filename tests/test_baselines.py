@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.testing import assert_close
 from baselines.chance import Chance
 from baselines.hausdorff import Hausdorff, ink_points, modified_hausdorff
 from baselines.pixel_knn import LOGIT, PixelKNN
+from bench import registry
 from bench.api import Episode, Examples, Task, generator
 from bench.tasks.glyphs import Glyphs, GlyphsOnline
 from bench.tasks.lake import Lake
@@ -28,6 +30,13 @@ def drawn(task: Task, batch: int = 2) -> Episode:
 
 def empty(query: Examples) -> Examples:
     return Examples(query.x[:, :0], query.y[:, :0])
+
+
+def test_the_page_of_baselines_names_them_all() -> None:
+    registry.load()
+    page = (Path(__file__).parent.parent / "baselines" / "README.md").read_text(encoding="utf-8")
+    named = {name for row in re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE) for name in re.findall(r"`(.+?)`", row)}
+    assert named == {name for name, cls in registry.METHODS.entries.items() if cls.__module__.startswith("baselines.")}
 
 
 def test_chance_is_right_once_in_way() -> None:

@@ -40,6 +40,18 @@ def test_help_and_completion_import_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("command", [("list",), ("list", "--json"), ("--help",)], ids=" ".join)
+def test_whoever_stops_reading_ends_it_quietly(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """As `bench list | head -1`: the code of a process that a closed pipe ended, and no trace."""
+    process = start(*command, cwd=tmp_path)
+    assert process.stdout
+    process.stdout.close()
+    process.stdout = None
+    said = end(process)
+    assert said.code == 141
+    assert said.err == ""
+
+
 def test_version_and_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench(capsys, "--version").out.startswith("mannbench ")
     assert "Usage" in "".join(bench(capsys)[1:])

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fakes import Prototypes, Toy, ToyNet, ToyOnline, named
+from rich.console import Console
 from synthetic import scored, spec
 from torch import Tensor
 
-from bench import records, tables
+from bench import intervals, records, tables, views
 from bench.api import BenchError, Examples, Learner, Method, Task, option
 from bench.config import as_dict
 from bench.grid import Budget, Cell
 from bench.registry import METHODS, Registry
-from bench.tasks.glyphs import Glyphs
-from bench.tasks.omniglot import Omniglot
+from bench.tasks.glyphs import Glyphs, GlyphsOnline
+from bench.tasks.omniglot import CHARACTERS, Omniglot
+from bench.tasks.sampling import Images
 from bench.training import Context, run_cell
 
 BUDGET = Budget(steps=0, validations=0, val_episodes=0, test_episodes=20, select="last")
@@ -149,3 +153,61 @@ def test_fields_that_are_not_defaults_are_in_the_name_of_a_method() -> None:
     for config, name in ((mann(), "mann"), (mann(gate="controller"), "mann (gate=controller)")):
         made = tables.frame([scored(spec("mann", "omniglot-online", 0, fields=as_dict(config)), 0.5)])
         assert made["method"].tolist() == [name]
+
+
+# ---------------------------------------------------------------------------------------------- which classes are shown
+
+
+@pytest.mark.parametrize("task", [Glyphs(way=3, query=2), GlyphsOnline(way=3, persistent=2, rotation=0.0, shift=0.0)])
+def test_members_are_the_classes_that_episodes_show(task: Glyphs | GlyphsOnline) -> None:
+    """Found again in the images themselves, chunk by chunk."""
+    images = task.images("test")
+    shown = [m for size, rng in task.lots("test", 12, 7) for m in task.members("test", size, rng)]
+    episodes = [e for chunk in task.episodes("test", 12, 7) for e in zip(*chunk.support, *chunk.query, strict=True)]
+    assert len(shown) == len(episodes) == 12
+    if isinstance(task, GlyphsOnline):
+        draws = [task.draw("test", 2 * size, rng) for size, rng in task.lots("test", 12, 7)]
+        rows = np.concatenate([draw.row for draw in draws]).reshape(12, -1)
+        assert [sorted(set(row)) for row in rows.tolist()] == shown
+        return
+    for classes, (support, *_) in zip(shown, episodes, strict=True):
+        drawings = torch.from_numpy(images.pixels[classes]).flatten(0, 1).float() / 255
+        assert len(classes) == 3
+        assert all((drawings == image[0]).flatten(1).all(1).any() for image in support)
+
+
+def test_rotations_of_a_character_are_one_class_of_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.zeros((4 * len(CHARACTERS), 20, 1, 1), np.uint8)
+    rows = np.array([3, 5, 3 + len(CHARACTERS), 5 + 2 * len(CHARACTERS)])
+    monkeypatch.setattr(Omniglot, "images", lambda self, split: Images(pixels, rows))
+    found = Omniglot(way=4, query=1).members("test", 2, np.random.default_rng(0))
+    assert found == [[3, 5], [3, 5]]
+
+
+def test_records_hold_open_intervals_of_what_was_tested(tmp_path: Path) -> None:
+    task = Glyphs(way=2, query=2, also=("shot=2",))
+    record = run_cell(Cell(METHODS.entries["pixel-knn"](), task, 3, BUDGET), Context(tmp_path))
+    records.read(records.path_of(tmp_path, record.spec))
+    for name, each in task.evaluations().items():
+        members = [m for size, rng in each.lots("test", 20, 3) for m in each.members("test", size, rng)]
+        scores = record.result["evaluations"][name]["per_episode"]
+        found = record.result["evaluations"][name]["open"]
+        apart = intervals.disjoint(members)
+        assert found["episodes"] == len(apart) > 2
+        assert found["classes"] == len({c for m in members for c in m})
+        assert found["disjoint"] == pytest.approx(intervals.t_half_width([scores[i] for i in apart]), rel=1e-6)
+        assert found["clustered"] == pytest.approx(intervals.clustered_half_width(scores, members), rel=1e-6)
+    table = tables.summary(tables.frame([record]))
+    opened = record.result["evaluations"][""]["open"]
+    row = table[table["setting"].str.contains("1-shot")].iloc[0]
+    assert row["disjoint_half_width"] == pytest.approx(100 * opened["disjoint"])
+    assert row["clustered_half_width"] == pytest.approx(100 * opened["clustered"])
+    out = io.StringIO()
+    views.print_record(Console(file=out, width=200), record, tmp_path)
+    assert f"over {opened['episodes']} disjoint episodes" in out.getvalue()
+
+
+def test_tasks_without_classes_have_no_open_interval(tmp_path: Path) -> None:
+    record = run_cell(Cell(SteppingMethod(), Toy(), 0, BUDGET), Context(tmp_path))
+    assert "open" not in record.result["evaluations"][""]
+    assert math.isnan(tables.summary(tables.frame([record]))["clustered_half_width"].iloc[0])

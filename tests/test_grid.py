@@ -420,6 +420,7 @@ def test_every_field_of_everything_registered_is_set_by_the_printed_command(monk
         monkeypatch.setattr(cls, "evaluations", lambda self: {})
     for cls in registry.METHODS.entries.values():
         monkeypatch.setattr(cls, "check", lambda self: None)
+        monkeypatch.setattr(cls, "check_packages", lambda self: None)
         monkeypatch.setattr(cls, "unsuited", lambda self, task: None)
     cells = [Cell(m, Toy(), 0, Budget()) for cls in registry.METHODS.entries.values() for m in _changed(cls())]
     cells += [Cell(ToyNet(), t, 0, Budget()) for cls in registry.TASKS.entries.values() for t in _changed(cls())]

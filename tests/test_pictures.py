@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.text import Text
+from matplotlib.text import Annotation, Text
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from shell import bench
@@ -294,6 +294,11 @@ def test_pictures_are_whole_and_every_method_stands_out_once(made: Any, task: st
         texts = [t for t in (*axes.texts, *axes.get_xticklabels()) if t.get_text()]
         boxes = [Text.get_window_extent(t, renderer) for t in texts]  # an annotation's own has its line in it
         assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+        names = [t for t in axes.texts if isinstance(t, Annotation)]
+        assert names
+        left = min(Text.get_window_extent(t, renderer).x0 for t in names)
+        ends = [t.arrow_patch.get_window_extent(renderer).x1 for t in names if t.arrow_patch]
+        assert max(ends) < left, "lines end before the names begin, and cross none"
         bold = [line for line in axes.lines if line.get_lw() == 2.2]
         for look in ("marker", "color"):
             assert len({getattr(line, f"get_{look}")() for line in bold}) == len(bold)

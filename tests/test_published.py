@@ -34,6 +34,16 @@ def snell() -> published.Published:
     return next(r for r in lookup("protonet", "omniglot", way=5, shot=1) if r.source == "Snell et al. 2017")
 
 
+def test_kin_have_the_names_of_their_papers() -> None:
+    for method, fields, name in (
+        ("maml", {}, "maml"), ("maml", {"adapts": "head"}, "anil"), ("maml", {"rates": "each"}, "meta-sgd"),
+        ("finetune", {"head": "cosine"}, "baseline++"), ("r2d2", {"backbone": "resnet12"}, "metaoptnet"),
+    ):  # fmt: skip
+        assert published.published_name(spec(method, "omniglot", fields=fields)) == name
+    known = {row.method for row in rows()}
+    assert {told for kin in published.KIN.values() for _, told in kin} <= known
+
+
 def ours(**task_fields: Any) -> dict[str, Any]:
     return spec("protonet", "omniglot", fields={"batch": 1}, task_fields=task_fields)
 

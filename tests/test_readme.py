@@ -1,4 +1,4 @@
-"""README.md and CONTRIBUTING.md say what is true: their commands and examples run as printed."""
+"""README.md, CONTRIBUTING.md and docs/scaling.md say what is true: their commands and examples run as printed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "mann/README.md", "CONTRIBUTING.md")}
+NAMES = ("README.md", "mann/README.md", "CONTRIBUTING.md", "docs/learn2learn.md", "docs/scaling.md")
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
 LONG = 1000
 """A run of so many steps, or of a suite, is planned only: with --dry-run."""
 NEEDS = {"import": ("export",), "diff": ("export", "import")}
@@ -128,8 +129,8 @@ def test_example_is_one_short_file_that_learns(folder: Folder) -> None:
 
 
 def test_make_targets_exist() -> None:
-    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {m for text in PAGES.values() for m in re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)}
+    targets = set(re.findall(r"^([a-z0-9-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {m for text in PAGES.values() for m in re.findall(r"(?:^|`)make ([a-z0-9-]+)", text, re.MULTILINE)}
     assert named
     assert named <= targets
 

@@ -17,17 +17,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import cli, records, report
+from bench import aggregates, cells, cli, records, report
 from bench.charts import Mark
 from bench.errors import BenchError
 from bench.frames import frame
-from bench.report import blocks, cost, curves, listing, publications, serving, speed, summary, svg
+from bench.report import across, blocks, cost, curves, listing, publications, serving, speed, summary, svg
 from bench.report.svg import Look, Plot, Point, Series
 from tests import browsers, synthetic
 from tests.test_profiling import profile as measured_profile
 from tests.test_profiling import swept
 
-SECTIONS = ["summary", "curves", "cost", "published", "memory", "profile", "records", "card"]
+SECTIONS = ["summary", "across", "curves", "cost", "published", "memory", "profile", "records", "card"]
 
 
 class Page(HTMLParser):
@@ -162,6 +162,22 @@ def test_an_unknown_suite_or_one_without_records_is_one_sentence(
         assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.parametrize("count", [1, 7])
+def test_files_that_cannot_be_read_are_named_on_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int
+) -> None:
+    store = _store(tmp_path, [synthetic.scored(synthetic.spec("lstm", "omniglot", fields={}), 0.6)])
+    for k in range(count):
+        (store / f"runs/omniglot/lstm/s{k}-broken.json").write_text("{")
+    assert cli.call(["report", "--results", str(store), "--out", str(tmp_path / "page.html")]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert all(f"s{k}-broken.json" in line for k, line in enumerate(said[:5]))
+    assert said[5:] == (["warning: 2 more files are left out"] if count == 7 else [])
+    assert len(said) == min(count, 6)
+    text = Page((tmp_path / "page.html").read_text()).text
+    assert all(f"s{k}-broken.json" in text for k in range(count)), "the page names them all"
+
+
 def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = _store(tmp_path / "results", [synthetic.scored(synthetic.spec("lstm", "omniglot", fields={}), 0.6)])
     out = tmp_path / "sub" / "page.html"
@@ -183,7 +199,112 @@ def test_the_ranking_is_that_of_the_means_with_the_interval_of_the_tables() -> N
     for bar, mean, half in zip(found.forest.bars, rows["mean"], rows["half_width"], strict=True):
         assert bar.middle == pytest.approx(first.at + scale * (mean - float(first.text)), abs=0.11)
         assert bar.high - bar.low == pytest.approx(scale * (min(100, mean + half) - (mean - half)), abs=0.11)
-        assert f"{mean:.2f} ± {half:.2f} %" == bar.score
+        assert bar.score == cells.plus_minus(mean, half, "accuracy") + " %"
+
+
+def _five(tasks: int = 5, seeds: int = 3) -> list[dict[str, Any]]:
+    """Three methods on so many tasks; c failed once, and one method has but one task."""
+    names = ("omniglot", "omniglot-online", "paired-associates", "sinusoid", "copy")
+    made = [synthetic.scored(synthetic.spec("lone", "omniglot", fields={}), 0.5)]
+    for task in names[:tasks]:
+        error = task in synthetic.METRICS
+        for s in range(seeds):
+            for name, score in (("a", 0.9), ("b", 0.7), ("c", 0.4), ("chance", 0.1)):
+                cell = synthetic.spec(name, task, s, fields={})
+                value = 2 * (1 - score - 0.01 * s) if error else score + 0.01 * s
+                made.append(synthetic.scored(cell, value))
+    lost = next(i for i, r in enumerate(made) if r["spec"]["method"]["name"] == "c")
+    made[lost] = synthetic.record(made[lost]["spec"])
+    return made
+
+
+names_in_plots = st.lists(
+    st.tuples(st.floats(1, 1000), st.floats(0, 100), st.text("mn", min_size=1, max_size=60)), min_size=1, max_size=8
+)
+
+
+@given(names_in_plots)
+def test_names_in_a_plot_are_never_over_each_other_and_stay_inside(points: list[tuple[float, float, str]]) -> None:
+    series = [Series(name, name, Look(0, 0, 0), [Point(x, y, "", "")], joined=False, labelled=True)
+              for x, y, name in points]  # fmt: skip
+    drawn = svg.layout(Plot("t", "x", "y", series, x_log=True)).drawn
+    labels = [d.label for d in drawn if d.label]
+    assert len(labels) == len(points)
+    assert not any(a.touches(b) for a, b in itertools.combinations(labels, 2))
+    for label, (_, _, name) in zip(labels, points, strict=True):
+        assert label.ends[0] >= svg.LEFT - svg.LETTER
+        assert label.ends[1] <= svg.WIDTH - svg.RIGHT + svg.LETTER
+        assert label.text == name or (label.text[-1] == "…" and name.startswith(label.text[:-1]))
+
+
+def test_one_seed_at_the_top_does_not_speak_for_the_others() -> None:
+    made = [synthetic.scored(synthetic.spec("lone", "omniglot", fields={}), 0.99)]
+    made += [
+        synthetic.scored(synthetic.spec(name, "omniglot", s, fields={}), mean + 0.001 * s)
+        for name, mean in (("a", 0.9), ("b", 0.5)) for s in range(3)
+    ]  # fmt: skip
+    found = summary.rankings(_block(made, "omniglot"), blocks.Looks([]))[0]
+    assert found.sentence == "lone has the best mean, 99.00 %, over 1 seed: too few to tell it from any other."
+    few = [r for r in made if r["spec"]["seed"] == 0]
+    found = summary.rankings(_block(few, "omniglot"), blocks.Looks([]))[0]
+    assert found.sentence.endswith("too few to tell any two methods apart.")
+
+
+def test_across_tasks_is_what_the_measures_say() -> None:
+    made = _five()
+    found = across.overview([blocks.suite("synthetic", "", made, {}, False)], blocks.Looks(["a", "b", "c"]))
+    assert found is not None
+    assert found.sentence.startswith("a, b and c over 5 tasks: copy, omniglot, ")
+    scores = aggregates.across(frame(made), ["a", "b", "c"])
+    for row in found.iqm.rows:
+        estimate = aggregates.stratified(scores.scores[row.method])
+        assert row.text == cells.interval(estimate)
+        assert row.low < row.middle < row.high
+        assert row.failed == ("1 diverged" if row.method == "c" else "")
+        assert row.runs == "15"
+    assert [row.method for row in found.iqm.rows] == [s.name for s in found.profile.series] == ["a", "b", "c"]
+    for series in found.profile.series:
+        x, y = [p.x for p in series.points], [p.y for p in series.points]
+        assert y == pytest.approx(100 * aggregates.profile(scores.scores[series.name], x))
+        assert y[0] >= y[-1]
+    assert found.ranks is not None
+    assert [(row.method, row.text) for row in found.ranks.rows] == [("a", "1.00"), ("b", "2.00"), ("c", "3.00")]
+    apart = aggregates.critical_difference(3, 5)
+    assert f"{apart:.2f} apart" in found.ranked
+    a, b, c = found.ranks.rows
+    assert a.high > b.low, "one rank is less than the critical difference"
+    assert a.high < c.low, "two are more"
+    assert len(found.budgets) == 5
+    for plot, place in zip(found.budgets, range(5), strict=True):
+        for series in plot.series:
+            best = aggregates.expected_best(scores.scores[series.name][place])
+            assert [p.y for p in series.points] == pytest.approx(best)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_few_tasks_have_no_ranks_and_few_runs_no_interval(seeds: int) -> None:
+    text = browsers.page(_five(2, seeds))
+    assert "Ranks are tested from 5 tasks and three methods on; here are 2 and 3." in Page(text).text
+    assert ("Mean ranks over tasks" in text) is False
+    assert ("What the best of several runs is worth" in text) == (seeds > 1)
+    found = across.overview([blocks.suite("synthetic", "", _five(2, seeds), {}, False)], blocks.Looks([]))
+    assert found is not None
+    assert math.isnan(found.iqm.rows[0].low) == (seeds < 3)
+
+
+def test_one_task_is_not_looked_across() -> None:
+    assert "It takes two methods that share two tasks" in Page(browsers.page(_five(1))).text
+
+
+def test_a_transductive_method_is_named_and_noted_as_such() -> None:
+    made = [
+        synthetic.scored(synthetic.spec("maml", "omniglot", s, fields={"batch_norm": norm}), 0.9 + 0.01 * s)
+        for norm in ("transductive", "support") for s in range(3)
+    ]  # fmt: skip
+    bars = summary.rankings(_block(made, "omniglot"), blocks.Looks([]))[0].forest.bars
+    assert {bar.name: bar.note for bar in bars} == {
+        "maml (batch_norm=transductive)": summary.TRANSDUCTIVE, "maml (batch_norm=support)": "",
+    }  # fmt: skip
 
 
 def test_verdicts_are_opposite_across_the_diagonal_and_the_sentence_agrees() -> None:

@@ -18,7 +18,7 @@ from bench import records, report
 from bench.report import memories, serving
 from tests import browsers, synthetic
 
-SECTIONS = ("summary", "curves", "cost", "published", "memory", "profile", "records", "card")
+SECTIONS = ("summary", "across", "curves", "cost", "published", "memory", "profile", "records", "card")
 NASTY = "<img src=x onerror=alert(1)>"
 CLOSING = "</script><script>alert(2)</script>"
 

@@ -14,7 +14,7 @@ from scipy import stats
 from synthetic import by_instance, by_step, evaluation, record, scored, showcase, spec
 
 from bench import frames, tables
-from bench.cells import number
+from bench.cells import number, plus_minus
 from bench.records import Record
 from bench.references import ceiling, guessing
 from bench.tables import episode_half_width, frame, render, summary, t_half_width
@@ -180,7 +180,7 @@ def test_seeds_that_diverged_late_count_where_they_have_scores() -> None:
     assert list(table["n_seeds"]) == [2, 3, 2]
     assert set(table["diverged"]) == {"2"}
     text = " ".join(render([*whole, lost], "t")["t.md"].split())
-    assert "1.00 ± 2.17 (3 seeds)" in text
+    assert "1.0 ± 2.2 (3 seeds)" in text
     assert "Diverged: seed 2 of maml." in text
 
 
@@ -301,6 +301,12 @@ def test_lake_is_an_error_by_run() -> None:
     assert "Error by run, %:" in render(records, "t")["t.md"]
 
 
+def test_lakes_runs_that_all_failed_are_no_figures() -> None:
+    table = summary(frame([record(spec("hausdorff", "lake"))]))
+    assert table["mean"].isna().all()
+    assert "—" in render([record(spec("hausdorff", "lake"))], "t")["t.md"]
+
+
 def test_better_methods_come_first() -> None:
     accuracy = [scored(spec(name, "omniglot", fields={}), mean) for name, mean in (("a", 0.3), ("b", 0.8))]
     error = [scored(spec(name, "lake", fields={}), mean) for name, mean in (("a", 0.3), ("b", 0.8))]
@@ -325,6 +331,27 @@ def test_better_methods_come_first() -> None:
 )
 def test_numbers(value: float, metric: str, text: str) -> None:
     assert number(value, metric) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "metric", "least", "text"),
+    [
+        (98.0437, 0.4619, "accuracy", math.nan, "98.04 ± 0.46"),
+        (93.951, 1.497, "accuracy", 0.18, "94.0 ± 1.5"),
+        (65.13, 12.4, "accuracy", math.nan, "65 ± 12"),
+        (99.9871, 0.0123, "accuracy", math.nan, "99.99 ± 0.01"),
+        (20.0, 0.0, "accuracy", math.nan, "20.00 ± 0.00"),
+        (86.4712, math.nan, "accuracy", 1.34, "86.5"),
+        (86.4712, math.nan, "accuracy", math.nan, "86.47"),
+        (0.32201, 0.12928, "mse", math.nan, "0.32 ± 0.13"),
+        (1234.5, 512.0, "mse", math.nan, "1230 ± 510"),
+        (math.nan, math.nan, "mse", math.nan, "—"),
+    ],
+)
+def test_figures_are_rounded_by_their_uncertainty(
+    value: float, half: float, metric: str, least: float, text: str
+) -> None:
+    assert plus_minus(value, half, metric, least) == text
 
 
 def test_text_of_others_stays_text() -> None:

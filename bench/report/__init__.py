@@ -21,21 +21,25 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from bench import __version__, records
 from bench.cells import seeds
 from bench.errors import BenchError
-from bench.report import blocks, card, cost, curves, listing, memories, publications, speed, summary, svg
+from bench.report import across, blocks, card, cost, curves, listing, memories, publications, speed, summary, svg
 from bench.report.blocks import Block, Looks, Suite
 
 TEMPLATE = "page.html.j2"
 
 
-def render(results: Path, suites: Sequence[str] = (), *, dirty: bool = False, live: bool = False) -> str:
+def render(results: Path, suites: Sequence[str] = (), *, dirty: bool = False, live: bool = False,
+           problems: list[str] | None = None) -> str:  # fmt: skip
     """The page of a results folder as HTML. suites: only these; live: it asks its server whether records are new.
+
+    problems: is given a sentence for each file that could not be used; the page has them too.
 
     Raises:
         BenchError: no such suite, or one that has no record.
     """
     loaded = records.load(results)
     gathered = blocks.gather(suites, loaded.records, results, dirty)
-    problems = list(loaded.problems)
+    problems = [] if problems is None else problems
+    problems += loaded.problems
     alone = bool(suites)
     devices = [] if alone else speed.devices(results, problems)
     measured = [] if alone else speed.measured(results, problems)
@@ -92,7 +96,8 @@ def page(
     return _environment().get_template(TEMPLATE).render(
         suites=gathered, blocks=every, parts=[_block(block, looks) for block in every], rows=rows, numbers=numbers,
         overview=[_overview(block) for block in every], figure=figure, hover=hover, pairs=pairs, problems=problems,
-        devices=devices, measured=measured, shots=shots, card=card.card(gathered), rules=card.rules(),
+        across=across.overview(gathered, looks), devices=devices, measured=measured, shots=shots,
+        card=card.card(gathered), rules=card.rules(),
         version=__version__, live=live, style=_text("style.css"), script=script, script_hash=_hash(script),
         nan=math.isnan,
     )  # fmt: skip

@@ -117,13 +117,21 @@ class Looks:
 
     def of(self, block: Block, labels: Sequence[str]) -> dict[str, Look]:
         """Looks of the lines of one plot by their labels; there are as many different ones as colours times markers."""
+        return self._apart({label: block.methods.get(label, label) for label in labels})
+
+    def named(self, names: Sequence[str]) -> dict[str, Look]:
+        """The same of methods by their registered names."""
+        return self._apart({name: name for name in names})
+
+    def _apart(self, methods: Mapping[str, str]) -> dict[str, Look]:
+        """Looks by label, of the methods that these are called."""
         taken: list[Look] = []
-        for label in labels:
-            i = self._order.get(block.methods.get(label, label), -1)
+        for method in methods.values():
+            i = self._order.get(method, -1)
             colour = i % COLOURS if i >= 0 else -1
             same = [look for look in taken if look.colour == colour]
             # Of the markers that are used least, and not yet with this colour, the first from the method's own on.
             counts = [(sum(look.marker == m for look in same), sum(look.marker == m for look in taken),
                        (m - i) % MARKERS, m) for m in range(MARKERS)]  # fmt: skip
             taken.append(Look(colour, (len(same) + 2 * (i < 0)) % DASHES, min(counts)[-1]))
-        return dict(zip(labels, taken, strict=True))
+        return dict(zip(methods, taken, strict=True))

@@ -17,8 +17,10 @@ def write(suites: Sequence[str], results: Path, out: Path, *, dirty: bool, opene
         BenchError: no such folder or suite, a suite without a record, or a file that cannot be written.
     """
     records.check_folder(results)
-    page = report.render(results, suites, dirty=dirty).encode()
+    problems: list[str] = []
+    page = report.render(results, suites, dirty=dirty, problems=problems).encode()
     files.replace(out, page)
+    views.left_out(problems)
     views.console().print(f"wrote {out}, {len(page) / 1e6:.1f} MB; it opens from disk in any browser", soft_wrap=True)
     if opened:
         webbrowser.open(out.resolve().as_uri())
@@ -33,6 +35,7 @@ def watch(suites: Sequence[str], results: Path, port: int, *, dirty: bool, opene
     records.check_folder(results)
     pages = serving.Pages(results, lambda: report.render(results, suites, dirty=dirty, live=True))
     server = serving.server(pages, port)
+    views.left_out(records.load(results).problems)
     pages.newest()  # what is wrong with the request is said here, not in the browser
     address = f"http://{serving.HOST}:{server.server_port}/"
     views.console().print(f"{address} follows the records in {results}; Ctrl-C ends it", soft_wrap=True)

@@ -12,7 +12,6 @@ from bench.frames import PERCENT
 from bench.report.blocks import Block
 from bench.report.summary import axis, place
 from bench.report.svg import Tick, ticks
-from bench.verdicts import Reproduction
 
 ARXIV = "https://arxiv.org/abs/"
 SIGNS = {"reproduced": "✓", "below": "▼", "above": "▲", "not comparable": "≠", "cannot tell": "?"}
@@ -70,7 +69,8 @@ def beside(block: Block) -> Published | None:
         points = " points" if r.metric in PERCENT else ""
         rows.append(Beside(
             block.methods[r.method], labels.get(r.method, r.method), ", ".join(filter(None, [r.setting, r.at])),
-            _ours(r) + unit, r.seeds, cells.published(r.row.value, r.row.ci95) + unit,
+            cells.plus_minus(r.ours.value, r.ours.half_width, r.metric) + unit, r.seeds,
+            cells.published(r.row.value, r.row.ci95) + unit,
             cells.source(r.row.citation, r.row.arxiv), _link(r.row.arxiv), r.verdict, SIGNS[r.verdict],
             cells.interval(r.gap, sign=True) + points, r.because if r.match.same else "", r.match.verdict,
             r.match.because.split(", ") if r.match.because else [], r.discrepancies,
@@ -78,12 +78,6 @@ def beside(block: Block) -> Published | None:
         ))  # fmt: skip
     label = cells.WORDS.get(metric, metric) + ", logarithmic" * scale.log
     return Published(rows, ticks(scale, 5), label)
-
-
-def _ours(r: Reproduction) -> str:
-    text = cells.number(r.ours.value, r.metric)
-    half = r.ours.half_width
-    return text if math.isnan(half) else f"{text} ± {cells.number(half, r.metric, r.ours.value)}"
 
 
 def _link(arxiv: str) -> str:

@@ -17,6 +17,8 @@ from bench.paired import Comparison
 from bench.report.blocks import Block, Looks
 from bench.report.svg import Look, Scale, Tick, ticks
 
+TRANSDUCTIVE = "transductive: queries help each other, not comparable with those that do without"
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -104,6 +106,7 @@ def forest(block: Block, table: pd.DataFrame, looks: Mapping[str, Look]) -> Fore
         low, high = (row.mean - row.half_width, row.mean + row.half_width) if has else (math.nan, math.nan)
         notes = [f"{words} in {cells.seeds(map(int, text.split()))}" for words, text in
                  (("diverged", row.diverged), ("missing", row.missing)) if text]  # fmt: skip
+        notes += [TRANSDUCTIVE] if row.transductive == "yes" else []
         bars.append(Bar(
             row.label, block.methods[row.label], looks[row.label],
             cells.mean(row) + " %" * (metric in PERCENT) if row.n_seeds else "diverged",
@@ -204,7 +207,9 @@ def sentence(table: pd.DataFrame, labels: Mapping[str, str], compared: Sequence[
         by_word.setdefault(word, []).append(row.label)
     if len(by_word) == 1 and "few" in by_word:
         n = max((len(c.seeds) for c in against.values()), default=0)
-        return f"{text}, over {n} seed{'s' * (n != 1)}: too few to tell any two methods apart."
+        others = any(len(c.seeds) >= FEWEST for c in compared)
+        apart = "it from any other" if others else "any two methods apart"
+        return f"{text}, over {n} seed{'s' * (n != 1)}: too few to tell {apart}."
     parts = [text]
     if "better" in by_word:
         parts.append(f"better than {_list(by_word['better'])}")

@@ -22,8 +22,8 @@ COLOURS, DASHES, MARKERS = 8, 5, 8
 """So many of each are in the style sheet and the page."""
 MARKED = 10
 """At most so many points of a line bear its marker."""
-LINE = 13
-"""Height of a line of text."""
+LINE, LETTER = 13, 7
+"""Height of a line of text, and width of a letter, about."""
 SPAN = 1e30
 """A logarithmic axis ends this far below its top; what is lower is left out, as zero is."""
 MOST, LEAST, ALL = 80, 12, 5000
@@ -91,6 +91,26 @@ class Tick(NamedTuple):
     text: str
 
 
+class Label(NamedTuple):
+    """A name in a plot: its place, on which side of that it begins, and as much of the text as there is room for."""
+
+    x: float
+    y: float
+    anchor: str
+    text: str
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """From where to where on the x axis, about."""
+        wide = LETTER * len(self.text)
+        return (self.x - wide, self.x) if self.anchor == "end" else (self.x, self.x + wide)
+
+    def touches(self, other: Label) -> bool:
+        """Whether two would be written over each other."""
+        (a, b), (c, d) = self.ends, other.ends
+        return abs(self.y - other.y) < LINE - 0.5 and a < d and c < b
+
+
 @dataclass
 class Drawn:
     """A series as paths. places: of its points [x, y, where, told]; seeds: (path, cross or None, name, places)."""
@@ -104,7 +124,7 @@ class Drawn:
     seeds: list[tuple[str, tuple[float, float] | None, str, list[tuple[float, float, str, str]]]] = field(
         default_factory=list
     )
-    label: tuple[float, float, str] | None = None
+    label: Label | None = None
 
 
 class Reference(NamedTuple):
@@ -183,9 +203,9 @@ def layout(plot: Plot) -> Picture:
     x_ticks = [Tick(x(v), text) for v, text in plot.ticks] or ticks(x, 6)
     each = max(LEAST, min(MOST, ALL // max(1, sum(len(s.seeds) for s in plot.series))))
     references = [r for m in plot.marks if (r := _reference(m, x, y))]
-    return Picture(
-        plot, _thinned(x_ticks), ticks(y, 6), [_drawn(s, x, y, each) for s in plot.series], _apart(references)
-    )
+    drawn = [_drawn(s, x, y, each) for s in plot.series]
+    _labels_apart(drawn)
+    return Picture(plot, _thinned(x_ticks), ticks(y, 6), drawn, _apart(references))
 
 
 def _all(series: Series) -> Iterable[Point]:
@@ -270,13 +290,29 @@ def _drawn(series: Series, x: Scale, y: Scale, most: int) -> Drawn:
         cross = (places[-1][0], places[-1][1]) if places and name in series.broken else None
         made.seeds.append((_path(places), cross, name, places))
     if series.labelled and made.places:
-        at_right = made.places[-1][0] > WIDTH - RIGHT - 7 * len(series.name)
-        made.label = (
-            made.places[-1][0] + (-9 if at_right else 9),
-            made.places[-1][1] - 6,
-            "end" if at_right else "start",
-        )
+        made.label = _label(series.name, *made.places[-1][:2])
     return made
+
+
+def _label(name: str, x: float, y: float) -> Label:
+    """A name beside a point: right of it, or left where there is not the room but more of it."""
+    left, right = x - 9 - LEFT, WIDTH - RIGHT - x - 9
+    at_right = LETTER * len(name) > right and left > right
+    most = max(1, int(max(left if at_right else right, 0) / LETTER))
+    text = name if len(name) <= most else name[: most - 1].rstrip() + "…"
+    return Label(x - 9, y - 6, "end", text) if at_right else Label(x + 9, y - 6, "start", text)
+
+
+def _labels_apart(drawn: Sequence[Drawn]) -> None:
+    """Move names down until none is written over another."""
+    placed: list[Label] = []
+    for each in sorted((d for d in drawn if d.label), key=lambda d: d.label.y if d.label else 0):
+        label = each.label
+        assert label
+        while under := [other for other in placed if label.touches(other)]:
+            label = label._replace(y=round(max(other.y for other in under) + LINE, 1))
+        placed.append(label)
+        each.label = label
 
 
 def _places(points: Sequence[Point], x: Scale, y: Scale, most: int = MOST) -> list[tuple[float, float, str, str]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.api import BenchError, Episode, Examples, Generator, Split, Task, option
-from bench.tasks.sampling import Draw, Images, Ints, distinct, few_shot, pictures, presentations, resampled
+from bench.tasks.sampling import Draw, Images, Ints, distinct, few_shot, one_by_one, pictures, presentations, resampled
 
 __all__ = ["FewShotImages", "Images", "OnlineImages"]
 
@@ -85,10 +85,20 @@ class FewShotImages(Task):
         """Which images support and query show."""
         return few_shot(self.images(split), batch, self.way, self.shot, self.query, rng)
 
+    def members(self, split: Split, batch: int, rng: Generator) -> list[list[int]]:
+        """The classes of so many episodes, as rows of the images."""
+        return [np.unique(row).tolist() for row in self.draw(split, batch, rng)[0].row]
+
     def sample(self, split: Split, batch: int, rng: Generator) -> Episode:
         """A batch of episodes: support x [batch, way * shot, *x_shape], query likewise."""
         images, shape = self.images(split), (batch, -1, *self.x_shape)
         return Episode(*(_examples(pictures(images, d).view(shape), d.label) for d in self.draw(split, batch, rng)))
+
+    def pool(self, split: Split, count: int, rng: Generator) -> Examples:
+        """Images of any class; see `Task.pool`."""
+        images = self.images(split)
+        drawn = one_by_one(images, count, rng)
+        return _examples(pictures(images, drawn).view(1, count, *self.x_shape), drawn.label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +196,11 @@ class OnlineImages(Task):
         images = self.images(split)
         return presentations(images, batch, self.way, self.steps, self.balanced, self.quarter_turns, rng)
 
+    def members(self, split: Split, batch: int, rng: Generator) -> list[list[int]]:
+        """The classes that so many sequences show, as rows of the images."""
+        row = self.draw(split, batch * self.persistent, rng).row
+        return [np.unique(each).tolist() for each in row.reshape(batch, -1)]
+
     def sample(self, split: Split, batch: int, rng: Generator) -> Episode:
         """A batch of sequences as the query, [batch, persistent · steps, *x_shape]; the support is empty."""
         episodes = batch * self.persistent
@@ -199,6 +214,11 @@ class OnlineImages(Task):
         in_a_row = (batch, self.persistent * self.steps)
         query = _examples(x.view(*in_a_row, *self.x_shape), y.reshape(*in_a_row, *y.shape[2:]))
         return Episode(Examples(query.x[:, :0], query.y[:, :0]), query)
+
+    def pool(self, split: Split, count: int, rng: Generator) -> Examples:
+        """Drawings of any class, moved and turned as those of an episode; see `Task.pool`."""
+        drawn = one_by_one(self.images(split), count, rng, self.quarter_turns)
+        return _examples(self.render(split, drawn, rng).view(1, count, *self.x_shape), drawn.label)
 
     def render(self, split: Split, draw: Draw, rng: Generator) -> Tensor:
         """Images of a draw, [batch * n, size, size]; only training images are moved and turned at random."""

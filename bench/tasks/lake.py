@@ -103,6 +103,14 @@ class Lake(Task):
             turned=self.train_turned,
         )
 
+    def classes(self, split: Split) -> int:
+        """Training characters; the test's 20 last for a run only."""
+        return self.training().classes(split) if split == "train" else 0
+
+    def pool(self, split: Split, count: int, rng: Generator) -> Examples:
+        """Drawings of any training character; see `Task.pool`."""
+        return self.training().pool(split, count, rng)
+
     def sample(self, split: Split, batch: int, rng: Generator) -> Episode:
         """Training episodes, or runs drawn at random."""
         if split == "train":

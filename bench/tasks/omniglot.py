@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from bench import data
-from bench.api import BenchError, Split, option, task
+from bench.api import BenchError, Generator, Split, option, task
 from bench.tasks.episodes import FewShotImages, Images, OnlineImages
 from bench.tasks.sampling import Ints
 
@@ -47,6 +47,10 @@ class Omniglot(FewShotImages):
     def classes(self, split: Split) -> int:
         """Four times the characters."""
         return len(rows(f"omniglot-{self.split}", split, True))
+
+    def members(self, split: Split, batch: int, rng: Generator) -> list[list[int]]:
+        """Characters: the rotations of one are alike, and new classes would be new characters."""
+        return [sorted({row % len(CHARACTERS) for row in rows}) for rows in super().members(split, batch, rng)]
 
     def check(self) -> None:
         """Refuse what the drawings cannot give."""

@@ -79,6 +79,13 @@ def _in_random_order(classes: Ints, shown: Ints, rng: Generator) -> Draw:
     return Draw(row, np.take_along_axis(shown.reshape(batch, -1), order, 1), label, np.zeros_like(label))
 
 
+def one_by_one(images: Images, count: int, rng: Generator, turned: bool = False) -> Draw:
+    """Drawings of all classes, each drawn by itself: [1, count]. The label is the class's place in `images.rows`."""
+    label, drawing = (rng.integers(n, size=(1, count)) for n in (len(images.rows), images.pixels.shape[1]))
+    turn = rng.integers(4, size=(1, count)) if turned else np.zeros((1, count), np.int64)
+    return Draw(images.rows[label], drawing, label, turn)
+
+
 def presentations(
     images: Images, batch: int, way: int, length: int, balanced: bool, turned: bool, rng: Generator
 ) -> Draw:

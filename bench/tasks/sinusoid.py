@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bench.api import BenchError, Episode, Examples, Generator, Split, Task, option, task
 
@@ -59,6 +62,20 @@ class Sinusoid(Task):
     def training(self) -> Task:
         """Training's counts of points in place of the test's."""
         return replace(self, shot=self.train_shot or self.shot, query=self.train_query or self.query)
+
+    noise: ClassVar[float] = 0.0
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Mean over sine waves at [batch, n, 1]: [batch, n]."""
+        return -sum(AMPLITUDE) / 2 * (2 / math.pi) * x[..., 0].cos()
+
+    def covariance(self, a: Tensor, b: Tensor) -> Tensor:
+        """Covariance over sine waves of their values at [batch, n, 1] and [batch, m, 1]: [batch, n, m]."""
+        low, high = AMPLITUDE
+        square = (high**3 - low**3) / (
+            3 * (high - low)
+        )  # mean of A²; over half a period of φ its own wave averages out
+        return square / 2 * (a - b.mT).cos() - self.mean(a)[:, :, None] * self.mean(b)[:, None]
 
     def sample(self, split: Split, batch: int, rng: Generator) -> Episode:
         """Draw sine waves and points on them: x and y are [batch, shot or query, 1] float32."""

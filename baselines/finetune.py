@@ -1,0 +1,105 @@
+"""Baseline and Baseline++: a classifier of the training classes, its last layer learned anew for each episode."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from baselines.embedding import needs_classes
+from baselines.pretraining import PretrainedLearner, PretrainedMethod
+from bench.api import Task, method, option
+
+FEW, SCALES = 200, (2.0, 10.0)
+"""Cosines are multiplied by the first number for up to so many classes, by the second for more."""
+RATE, MOMENTUM, DECAY, SHOWN = 0.01, 0.9, 0.001, 4
+"""Of the authors' fine-tuning: SGD whose momentum is damped as much, weight decay, and support images a step."""
+
+
+class Cosine(nn.Module):
+    """Cosines of inputs with a learned direction for each class, scaled (Chen et al. 2019, section 3.2)."""
+
+    def __init__(self, size: int, classes: int) -> None:
+        super().__init__()
+        self.directions = nn.Parameter(torch.empty(classes, size).uniform_(-1, 1) / math.sqrt(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, size] to [n, classes]."""
+        return cosines(x, self.directions)
+
+
+def cosines(x: Tensor, directions: Tensor) -> Tensor:
+    """[..., n, size] and [..., classes, size] to scaled cosines [..., n, classes]."""
+    scale = SCALES[directions.shape[-2] > FEW]
+    return scale * F.normalize(x, dim=-1) @ F.normalize(directions, dim=-1).mT
+
+
+class FinetuneLearner(PretrainedLearner):
+    """The embedding stays as training left it; a new last layer is fitted to the support."""
+
+    first: Tensor
+
+    def __init__(self, config: Finetune, task: Task) -> None:
+        self.config = config
+        super().__init__(config, task)
+        start = torch.empty(task.n_out, self.size).uniform_(-1, 1) / math.sqrt(self.size)
+        self.register_buffer("first", start, persistent=False)
+
+    def make_classifier(self, classes: int) -> nn.Module:
+        """Linear, or by cosines."""
+        return Cosine(self.size, classes) if self.config.head == "cosine" else super().make_classifier(classes)
+
+    def compare(self, shown: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
+        """Logits of a layer that has seen the support, a few images at a time, in its order, again and again.
+
+        It starts from weights drawn once, the same for every episode; zeros where nothing is shown.
+        """
+        n = shown.shape[1]
+        if not n:
+            return asked.new_zeros(*asked.shape[:2], self.task.n_out)
+        layer = [self.first.repeat(len(shown), 1, 1).requires_grad_()]
+        if self.config.head == "linear":
+            layer.append(shown.new_zeros(len(shown), 1, self.task.n_out).requires_grad_())
+        # Element by element, so that what is one step for all episodes is a step of each.
+        optimiser = torch.optim.SGD(layer, RATE, MOMENTUM, dampening=MOMENTUM, weight_decay=DECAY)
+        with torch.enable_grad():
+            for step in range(self.config.steps):
+                at = torch.arange(step * SHOWN, step * SHOWN + min(n, SHOWN), device=shown.device) % n
+                logits = logits_of(layer, shown[:, at].detach())
+                loss = len(shown) * F.cross_entropy(logits.flatten(0, 1), labels[:, at].flatten(0, 1))
+                for weight, gradient in zip(layer, torch.autograd.grad(loss, layer), strict=True):
+                    weight.grad = gradient
+                optimiser.step()
+        return logits_of([weight.detach() for weight in layer], asked)
+
+
+def logits_of(layer: list[Tensor], x: Tensor) -> Tensor:
+    """[batch, n, size] to [batch, n, way]: with a bias it is a linear layer, without one of cosines."""
+    weight, *bias = layer
+    return torch.baddbmm(bias[0], x, weight.mT) if bias else cosines(x, weight)
+
+
+@method("finetune", source="Chen et al. 2019, arXiv:1904.04232")
+class Finetune(PretrainedMethod):
+    """Baseline (head=linear) and Baseline++ (head=cosine): transfer learning as a few-shot method.
+
+    The authors train on batches of 16 for 400 epochs on miniImageNet and 5 on Omniglot with Adam at 1e-3, and fine-tune
+    for 100 steps. Deviations: images of a support come in its own order, which is random, in place of a new one every
+    time round; a cosine is scaled by 2 up to 200 classes and by 10 above, as in their code, which has no such rule in
+    print.
+    """
+
+    batch: int = option(16, "images per training step")
+    head: Literal["linear", "cosine"] = option("linear", "the last layer: linear (Baseline), or cosines (Baseline++)")
+    steps: int = option(100, "steps of fine-tuning in each episode")
+
+    def build(self, task: Task) -> FinetuneLearner:
+        """A fresh learner; see `Method.build`."""
+        return FinetuneLearner(self, task)
+
+    def unsuited(self, task: Task) -> str | None:
+        """It needs classes."""
+        return needs_classes(task, "its last layer is") or super().unsuited(task)

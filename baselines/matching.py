@@ -1,0 +1,69 @@
+"""Matching networks: attention over the support, with and without embeddings that know their context."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from baselines.embedding import EmbeddingLearner, EmbeddingMethod, needs_classes
+from bench.api import Task, method, option
+
+LEAST = 1e-6
+"""Probability of a class at least, before the logarithm: one that is not in the support has none."""
+
+
+class MatchingLearner(EmbeddingLearner):
+    """A softmax over cosines with the support, summed by class (Vinyals et al. 2016, eq. 1 and section 2.1.1)."""
+
+    def __init__(self, config: Matching, task: Task) -> None:
+        super().__init__(config, task)
+        self.reads = config.reads
+        if self.reads:
+            self.around = nn.LSTM(self.size, self.size, bidirectional=True, batch_first=True)
+            self.reader = nn.LSTMCell(2 * self.size, self.size)
+
+    def compare(self, shown: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
+        """Logarithms of class probabilities; all alike where nothing is shown."""
+        if self.reads:
+            shown = self.in_context(shown)
+            asked = self.attended(asked, shown)
+        cosine = F.normalize(asked, dim=-1) @ F.normalize(shown, dim=-1).mT
+        return (cosine.softmax(-1) @ labels).clamp(min=LEAST).log()
+
+    def in_context(self, shown: Tensor) -> Tensor:
+        """g(x_i, S), [batch, n, size]: the embedding plus both states of an LSTM over the support (appendix A.2)."""
+        if not shown.shape[1]:
+            return shown
+        return shown + self.around(shown)[0].unflatten(-1, (2, -1)).sum(2)
+
+    def attended(self, asked: Tensor, shown: Tensor) -> Tensor:
+        """f(x, S), [batch, m, size]: an LSTM that starts from the embedding and reads the support (eq. 3 to 6)."""
+        embedded = hidden = asked.flatten(0, 1)
+        cell = recalled = torch.zeros_like(embedded)
+        for _ in range(self.reads):
+            hidden, cell = self.reader(torch.cat((embedded, recalled), 1), (hidden, cell))
+            hidden = hidden + embedded
+            weights = (hidden.view_as(asked) @ shown.mT).softmax(-1)
+            recalled = (weights @ shown).view_as(embedded)
+        return hidden.view_as(asked)
+
+
+@method("matching", source="Vinyals et al. 2016, arXiv:1606.04080")
+class Matching(EmbeddingMethod):
+    """Class probabilities by attention over the support; no temperature, as in the paper, so they are never sharp.
+
+    reads above 0 gives the paper's full-context embeddings: the support passes a bidirectional LSTM in the order that
+    it has, and each query an LSTM that reads the support so often. The paper took 1 (Omniglot) to 20.
+    """
+
+    batch: int = option(4, "episodes per training step")
+    reads: int = option(0, "full-context embeddings, with so many reads of the support for a query; 0: none")
+
+    def build(self, task: Task) -> MatchingLearner:
+        """A fresh learner; see `Method.build`."""
+        return MatchingLearner(self, task)
+
+    def unsuited(self, task: Task) -> str | None:
+        """It needs classes."""
+        return needs_classes(task, "matching sums over examples") or super().unsuited(task)

@@ -1,0 +1,119 @@
+"""Reptile: move the initialisation towards where some steps of plain training on each task end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from baselines.maml import REPORTED, AdaptingMethod, BatchedNet, Weights, answers
+from bench.api import BenchError, Episode, Examples, Learner, Task, method, option
+from mann.learner import refuse_below_one
+
+DECAY, EPSILON = 0.999, 1e-8
+"""Of Adam within a task; its β₁ is 0, as in the authors' code."""
+
+
+class ReptileLearner(Learner):
+    """An initialisation near which each task is solved; adaptation is Adam on a few examples at a time."""
+
+    def __init__(self, config: Reptile, task: Task) -> None:
+        super().__init__()
+        self.config = config
+        self.task = task
+        self.net = BatchedNet(config.backbone_for(task), task.x_shape, task.n_out, config.batch_norm != "none")
+
+    def forward(self, support: Examples, query_x: Tensor) -> Tensor:
+        """Adapt to the support, then answer; the number of steps depends on the mode. Works under `no_grad`."""
+        *_, (weights, _) = self.adapt(support, self.config.train_steps if self.training else self.config.eval_steps)
+        return self.answer(weights, support, query_x)
+
+    def by_step(self, support: Examples, query_x: Tensor) -> dict[int, Tensor]:
+        """Predictions after 0, 1, 5, 10 and as many steps as `forward` takes in eval mode."""
+        reported = {*REPORTED, self.config.eval_steps}
+        path = enumerate(self.adapt(support, max(reported)))
+        return {step: self.answer(weights, support, query_x) for step, (weights, _) in path if step in reported}
+
+    def answer(self, weights: Weights, support: Examples, query_x: Tensor) -> Tensor:
+        """Predictions of adapted weights, the queries normalised as the config says."""
+        return answers(self.net, weights, support, query_x, self.config.batch_norm != "transductive")
+
+    def loss(self, episode: Episode, task: Task) -> Tensor:
+        """The loss along the way, with the gradient of Reptile: start minus mean end (Nichol et al. 2018, algorithm 2).
+
+        All labelled examples of an episode are trained on alike, those that it has as queries too.
+        """
+        shown = Examples(*(torch.cat(parts, 1) for parts in zip(*episode, strict=True)))
+        with torch.no_grad():
+            path = list(self.adapt(shown, self.config.train_steps))
+        losses, ends = [loss for _, loss in path[1:]], path[-1][0]
+        moves = [(w - end.mean(0)).detach() for w, end in zip(self.net.weights, ends, strict=True)]
+        pull = torch.stack([(w * move).sum() for w, move in zip(self.net.weights, moves, strict=True)]).sum()
+        return torch.stack(losses).mean() + pull - pull.detach()
+
+    def adapt(self, support: Examples, steps: int) -> Iterator[tuple[Weights, Tensor]]:
+        """Weights after 0, 1, ... steps, and the mean loss that the last one came from. No gradient flows back.
+
+        Each step sees the next `inner_batch` examples in the order of the support, again and again.
+        """
+        tasks, shown = support.x.shape[:2]
+        weights: Weights = [weight.detach().expand(tasks, *weight.shape) for weight in self.net.weights]
+        squares: Weights = [torch.zeros_like(weight) for weight in weights]
+        loss = support.x.new_zeros(())
+        yield weights, loss
+        size = min(shown, self.config.inner_batch)
+        for step in range(1, steps + 1):
+            if shown:
+                at = torch.arange((step - 1) * size, step * size, device=support.x.device) % shown
+                with torch.enable_grad():
+                    weights = [w.detach().requires_grad_() for w in weights]
+                    loss = self.task.loss(self.net(weights, support.x[:, at], size), support.y[:, at])
+                    # The loss of a batch is a mean over tasks, none of which sees the weights of another.
+                    gradients = torch.autograd.grad(tasks * loss, weights)
+                loss = loss.detach()
+                squares = [DECAY * s + (1 - DECAY) * g.square() for s, g in zip(squares, gradients, strict=True)]
+                weights = [
+                    (w - self.config.inner_lr * g / ((s / (1 - DECAY**step)).sqrt() + EPSILON)).detach()
+                    for w, g, s in zip(weights, gradients, squares, strict=True)
+                ]
+            yield weights, loss
+
+
+@method("reptile", source="Nichol et al. 2018, arXiv:1803.02999")
+class Reptile(AdaptingMethod):
+    """First-order meta-learning without a split of an episode: move towards the mean of adapted weights.
+
+    The authors' recipes: Omniglot 5-way batch 5 with 10 examples a class in training (the task's train_shot and
+    train_query), train_steps 5, eval_steps 50 of 5 examples; 20-way inner_batch 20, train_steps 10, inner_lr 5e-4;
+    meta-steps lr 1 that fall to 0 over 100,000 and 200,000 training steps (anneal). Their figures come with and without
+    transduction.
+
+    Deviations: Adam starts anew on each task, where theirs goes on from one to the next; its steps in evaluation take
+    as many examples as in training; an episode has its examples in a random order once, not anew every time round.
+    """
+
+    batch: int = option(5, "tasks per training step")
+    optimizer: Literal["adam", "rmsprop", "sgd"] = option("sgd", "what follows Reptile's direction; sgd: as the paper")
+    lr: float = option(0.1, "learning rate: the share of the way towards the mean of adapted weights")
+    anneal: int = option(0, "training steps over which the learning rate falls to 0, in a line; 0: it stays")
+    inner_lr: float = option(1e-3, "learning rate of adaptation, by Adam")
+    inner_batch: int = option(10, "examples that a step of adaptation sees")
+    train_steps: int = option(5, "steps of adaptation in training")
+    eval_steps: int = option(50, "steps of adaptation in evaluation")
+
+    def check(self) -> None:
+        """Refuse a recipe that cannot train, and adaptation that does nothing."""
+        super().check()
+        refuse_below_one(self, "inner_batch", "train_steps")
+        if self.inner_lr <= 0:
+            raise BenchError(f"reptile.inner_lr must be above 0, not {self.inner_lr:g}")
+
+    def build(self, task: Task) -> ReptileLearner:
+        """A fresh learner; see `Method.build`."""
+        return ReptileLearner(self, task)
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step; see `TrainedMethod.rate`."""
+        return super().rate(step) * (max(0.0, 1 - step / self.anneal) if self.anneal else 1.0)
