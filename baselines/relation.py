@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -81,12 +82,14 @@ class Relation(EmbeddingMethod):
     halve_every: int = option(100_000, "halve the learning rate every so many steps; 0: never")
     clip: float = option(0.5, "clip the gradient's global norm; 0: never")
 
+    backbone: Literal["auto", "mlp"] = option(
+        "auto", "auto: convolutions of its own for images, else mlp: 256-64", late=True
+    )
+
     def build(self, task: Task) -> RelationLearner:
         """A fresh learner; see `Method.build`."""
         return RelationLearner(self, task)
 
     def unsuited(self, task: Task) -> str | None:
-        """It needs classes, and has convolutions of its own."""
-        if self.backbone not in ("auto", "mlp"):
-            return f"it has convolutions of its own, so backbone is auto or mlp, not {self.backbone}"
+        """It needs classes."""
         return needs_classes(task, "relations are") or super().unsuited(task)

@@ -40,7 +40,9 @@ def standings(scores: Mapping[str, Mapping[int, float]], template: Comparison) -
         return {}
     seeds = sorted(set().union(*(scores[name] for name in names)))
     table = np.array([[scores[name].get(seed, math.nan) for seed in seeds] for name in names])
-    means = np.nanmean(table, 1) * (1 if template.higher_is_better else -1)
+    # Exact sums: equal scores in another order of seeds are an equal mean.
+    sums = [math.fsum(row[~np.isnan(row)]) / np.count_nonzero(~np.isnan(row)) for row in table]
+    means = np.array(sums) * (1 if template.higher_is_better else -1)
     best = int(means.argmax())
     if template.scale == "ratio":
         with np.errstate(divide="ignore", invalid="ignore"):

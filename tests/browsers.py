@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import synthetic
 
 from bench import registry, report
 from bench.report import blocks
-from tests import synthetic
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

@@ -159,11 +159,6 @@ def test_relation_trains_by_squared_error_of_scores() -> None:
     assert_close(learner.loss(episode, TASK), (scores - wanted).square().mean())
 
 
-def test_relation_has_its_own_convolutions() -> None:
-    assert "convolutions of its own" in str(Relation(backbone="resnet12").unsuited(TASK))
-    assert Relation(backbone="mlp").unsuited(TASK) is None
-
-
 # R2-D2
 
 

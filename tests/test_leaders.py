@@ -34,8 +34,8 @@ def made_up_fields(monkeypatch: pytest.MonkeyPatch) -> None:
 def slowly(scores: dict[str, dict[int, float]], template: stats.Comparison) -> dict[str, tuple[str, float]]:
     """Every pair by `paired`, all of them a family: the verdict of each method against the one of the best mean."""
     up = 1 if template.higher_is_better else -1
-    means = {name: up * float(np.nanmean([*by.values()])) for name, by in scores.items()
-             if any(not math.isnan(v) for v in by.values())}  # fmt: skip
+    finite = {name: [v for v in by.values() if not math.isnan(v)] for name, by in scores.items()}
+    means = {name: up * math.fsum(values) / len(values) for name, values in finite.items() if values}
     names, pairs = list(means), []
     for i, a in enumerate(names):
         for b in names[i + 1 :]:

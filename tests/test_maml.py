@@ -93,7 +93,7 @@ def plain_loss(net: MAMLLearner, episode: Episode, task: Task) -> Tensor:
             gradients = torch.autograd.grad(loss, weights, create_graph=True)
             if net.config.order == "first":
                 gradients = tuple(g.detach() for g in gradients)
-            weights = [w - net.rate * g for w, g in zip(weights, gradients, strict=True)]
+            weights = [w - net.rates[0] * g for w, g in zip(weights, gradients, strict=True)]
         total = total + task.loss(plain_answer(net, weights, sx, qx)[None], qy) / count
     return total
 
@@ -118,7 +118,7 @@ def higher_loss(net: MAMLLearner, episode: Episode, task: Task) -> Tensor:
     total, count, model = torch.zeros((), dtype=torch.float64), len(episode.query.x), Plain(net)
     for i in range(count):
         sx, sy, qx, qy = one_task(episode, i)
-        inner = torch.optim.SGD(model.parameters(), lr=net.rate)
+        inner = torch.optim.SGD(model.parameters(), lr=net.rates[0])
         with higher.innerloop_ctx(model, inner, copy_initial_weights=False, track_higher_grads=True) as (copied, steps):
             for _ in range(net.config.train_steps):
                 steps.step(task.loss(copied(sx)[None], sy))
@@ -265,9 +265,9 @@ def test_patches_make_a_convolution_and_can_be_differentiated_twice(height: int,
 
 
 def test_defaults_follow_the_task() -> None:
-    assert learner(SINUSOID).rate == 0.01
-    assert learner(IMAGES).rate == 0.4
-    assert learner(IMAGES, inner_lr=0.1).rate == 0.1
+    assert learner(SINUSOID).rates[0] == 0.01
+    assert learner(IMAGES).rates[0] == 0.4
+    assert learner(IMAGES, inner_lr=0.1).rates[0] == 0.1
     assert [MAML().backbone_for(task) for task in TASKS.values()] == ["sinusoid", "conv4", "conv4", "mlp"]
     assert "conv4" in str(MAML(backbone="conv4").unsuited(SINUSOID))
     assert "16 × 16 at least" in str(MAML(backbone="conv4-32").unsuited(IMAGES))

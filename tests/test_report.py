@@ -13,9 +13,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import browsers
 import pytest
+import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
+from test_profiling import profile as measured_profile
+from test_profiling import swept
 
 from bench import aggregates, cells, cli, records, report
 from bench.charts import Mark
@@ -23,9 +27,6 @@ from bench.errors import BenchError
 from bench.frames import frame
 from bench.report import across, blocks, cost, curves, listing, publications, serving, speed, summary, svg
 from bench.report.svg import Look, Plot, Point, Series
-from tests import browsers, synthetic
-from tests.test_profiling import profile as measured_profile
-from tests.test_profiling import swept
 
 SECTIONS = ["summary", "across", "curves", "cost", "published", "memory", "profile", "records", "card"]
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import browsers
 import pytest
+import synthetic
 
 from bench import records, report
 from bench.report import memories, serving
-from tests import browsers, synthetic
 
 SECTIONS = ("summary", "across", "curves", "cost", "published", "memory", "profile", "records", "card")
 NASTY = "<img src=x onerror=alert(1)>"
