@@ -302,10 +302,19 @@ def test_a_transductive_method_is_named_and_noted_as_such() -> None:
         synthetic.scored(synthetic.spec("maml", "omniglot", s, fields={"batch_norm": norm}), 0.9 + 0.01 * s)
         for norm in ("transductive", "support") for s in range(3)
     ]  # fmt: skip
-    bars = summary.rankings(_block(made, "omniglot"), blocks.Looks([]))[0].forest.bars
+    ranking = summary.rankings(_block(made, "omniglot"), blocks.Looks([]))[0]
+    bars = ranking.forest.bars
+    assert ranking.sentence.startswith("maml (batch_norm=support) has the best mean")
     assert {bar.name: bar.note for bar in bars} == {
         "maml (batch_norm=transductive)": summary.TRANSDUCTIVE, "maml (batch_norm=support)": "",
     }  # fmt: skip
+
+
+def test_a_memory_that_was_taken_away_is_drawn_and_does_not_compete() -> None:
+    found = summary.rankings(_block(synthetic.ablated(range(3)), "omniglot-online"), blocks.Looks([]))[0]
+    assert any("ablate" in bar.name for bar in found.forest.bars)
+    assert "ablate" not in found.sentence + found.paper
+    assert found.matrix is None or not any("ablate" in name for name in found.matrix.names)
 
 
 def test_verdicts_are_opposite_across_the_diagonal_and_the_sentence_agrees() -> None:

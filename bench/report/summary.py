@@ -13,6 +13,7 @@ from bench.cells import rows_of
 from bench.errors import BenchError
 from bench.frames import PERCENT
 from bench.intervals import FEWEST
+from bench.memory_tables import ablation
 from bench.paired import Comparison
 from bench.report.blocks import Block, Looks
 from bench.report.svg import Look, Scale, Tick, ticks
@@ -85,13 +86,22 @@ def rankings(block: Block, looks: Looks) -> list[Ranking]:
         table = block.table[(block.table["at"] == "") & (block.table["setting"] == setting)]
         shown = table[(table["n_seeds"] > 0) | (table["diverged"] != "")]
         own = looks.of(block, list(shown["label"]))
-        compared = _compared(block.made[block.made["setting"] == setting])
+        section = block.made[block.made["setting"] == setting]
+        rivals = _rivals(shown, section)
+        compared = _compared(section[section["method"].isin(rivals["method"])])
         labels = dict(zip(shown["method"], shown["label"], strict=True))
         found.append(Ranking(
-            setting, forest(block, shown, own), matrix(shown, labels, block, compared),
-            sentence(shown, labels, compared), _paper(shown, compared),
+            setting, forest(block, shown, own), matrix(rivals, labels, block, compared),
+            sentence(rivals, labels, compared), _paper(rivals, compared),
         ))  # fmt: skip
     return found
+
+
+def _rivals(table: pd.DataFrame, section: pd.DataFrame) -> pd.DataFrame:
+    """Rows that compete, as in tables: not memories that were taken away, nor transductive results; else all."""
+    whole = {m for m, spec in zip(section["method"], section["spec"], strict=True) if ablation(spec) == "none"}
+    competing = table[table["method"].isin(whole) & (table["transductive"] == "no")]
+    return table if competing.empty else competing
 
 
 def forest(block: Block, table: pd.DataFrame, looks: Mapping[str, Look]) -> Forest:

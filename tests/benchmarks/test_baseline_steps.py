@@ -1,4 +1,4 @@
-"""Training steps of the baselines, each beside the plain way to write it. `make benchmark` runs these."""
+"""Training steps of the baselines, beside the plain way to write them and learn2learn's (`make learn2learn`)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from baselines.l2l import LibraryMAML, LibraryProtoNet
 from baselines.maml import MAML
 from baselines.protonet import ProtoNet
-from bench.api import Task, TrainedMethod, generator
+from bench.api import BenchError, Task, TrainedMethod, generator
 from bench.tasks.glyphs import Glyphs
 from bench.tasks.sinusoid import Sinusoid
+
+PROTONET = "protonet step, 1-shot 5-query, 28 × 28"
+SINUSOID = "maml step, sinusoid, 25 tasks, 10 shots"
+CONV4 = "maml step, 5-way 1-shot 1-query, 32 tasks"
 
 
 def training_step(method: TrainedMethod, task: Task, plain: bool = False) -> Any:
@@ -22,7 +27,7 @@ def training_step(method: TrainedMethod, task: Task, plain: bool = False) -> Any
         conv4 = learner.net[-1]
         conv4.forward = conv4.reference
     optimiser = method.optimiser(learner)
-    episode = task.sample("train", method.batch, generator("benchmark"))
+    episode = method.draw(task, generator("benchmark"))
 
     def step() -> None:
         loss = learner.loss(episode, task)
@@ -33,7 +38,17 @@ def training_step(method: TrainedMethod, task: Task, plain: bool = False) -> Any
     return step
 
 
-@pytest.mark.benchmark(group="protonet step, 1-shot 5-query, 28 × 28")
+def by_learn2learn(benchmark: Any, method: TrainedMethod, task: Task) -> None:
+    """A row of the peer, which others are divided by; skipped where it is not installed."""
+    try:
+        step = training_step(method, task)
+    except BenchError as error:
+        pytest.skip(str(error))
+    benchmark.extra_info["reference"] = True
+    benchmark(step)
+
+
+@pytest.mark.benchmark(group=PROTONET)
 @pytest.mark.parametrize("plain", [False, True], ids=["ours", "plain"])
 @pytest.mark.parametrize("way", [20, 60])
 def test_protonet(benchmark: Any, way: int, plain: bool) -> None:
@@ -41,19 +56,38 @@ def test_protonet(benchmark: Any, way: int, plain: bool) -> None:
     benchmark(training_step(ProtoNet(), Glyphs(way=way, query=5), plain))
 
 
-@pytest.mark.benchmark(group="maml step, sinusoid, 25 tasks, 10 shots")
+@pytest.mark.benchmark(group=PROTONET)
+@pytest.mark.parametrize("way", [20, 60])
+def test_protonet_of_learn2learn(benchmark: Any, way: int) -> None:
+    """Its classifier, in the same space."""
+    by_learn2learn(benchmark, LibraryProtoNet(), Glyphs(way=way, query=5))
+
+
+@pytest.mark.benchmark(group=SINUSOID)
+@pytest.mark.parametrize("order", ["second", "first"])
+def test_maml_sinusoid_of_learn2learn(benchmark: Any, order: Any) -> None:
+    by_learn2learn(benchmark, LibraryMAML(batch=25, order=order), Sinusoid().training())
+
+
+@pytest.mark.benchmark(group=CONV4)
+@pytest.mark.parametrize("batch_norm", ["support", "transductive"])
+def test_maml_conv4_of_learn2learn(benchmark: Any, batch_norm: Any) -> None:
+    by_learn2learn(benchmark, LibraryMAML(batch_norm=batch_norm), Glyphs(query=1))
+
+
+@pytest.mark.benchmark(group=SINUSOID)
 @pytest.mark.parametrize("order", ["second", "first"])
 def test_maml_sinusoid(benchmark: Any, order: Any) -> None:
     benchmark(training_step(MAML(batch=25, order=order), Sinusoid().training()))
 
 
-@pytest.mark.benchmark(group="maml step, 5-way 1-shot 1-query, 32 tasks")
+@pytest.mark.benchmark(group=CONV4)
 @pytest.mark.parametrize("batch_norm", ["support", "transductive"])
 def test_maml_conv4(benchmark: Any, batch_norm: Any) -> None:
     benchmark(training_step(MAML(batch_norm=batch_norm), Glyphs(query=1)))
 
 
-@pytest.mark.benchmark(group="maml step, 5-way 1-shot 1-query, 32 tasks")
+@pytest.mark.benchmark(group=CONV4)
 def test_maml_conv4_one_task_at_a_time(benchmark: Any) -> None:
     """The usual way: a loop over tasks, convolutions with one task's weights, normalised batch by batch."""
     torch.manual_seed(0)
