@@ -509,7 +509,9 @@ def test_compare_measures_against_a_file_or_reads_two(capsys: Capture) -> None:
     again = bench(capsys, "profile", "--compare", old, "--slots", 16, "--variant", "eager", "--no-picture", "--out",
                   "profiles", "--threads", 1, "--json")  # fmt: skip
     assert again.code == 0, again.err
-    assert len(again.json["compared"][0]["rows"]) == len(profiles.read(Path("old.json"))["rows"])
+    # Whether a cold call can differ from a hot one is measured, so that one of the two may have no cold row.
+    caches = [{row["cache"] for row in profiles.read(each)["rows"]} for each in (Path("old.json"), path)]
+    assert len(again.json["compared"][0]["rows"]) == len(caches[0] & caches[1])
     both = bench(capsys, "profile", "--compare", "old.json", "--compare", path, "--json")
     assert both.code == 0, both.err
     assert both.json["compared"][0]["counts"] == again.json["compared"][0]["counts"]

@@ -225,6 +225,8 @@ def _scale(values: Sequence[float], start: float, end: float, log: bool, tight: 
     if zero and 0 < low < 0.5 * high:
         low = 0.0
     room = (high - low or abs(high) or 1.0) * (0.0 if tight and high > low else 0.04)
+    if low - room == high + room:  # of a number too small for a part of it
+        room = 0.04
     return Scale(low if zero and low == 0 else low - room, high + room, start, end, False)
 
 
