@@ -7,8 +7,8 @@ is imported before one of them is used.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.library import load as load
-    from bench.library import run as run
+    from bench.interface import load as load
+    from bench.interface import run as run
 
 __version__ = "0.1.0"
 __all__ = ["load", "run"]
@@ -16,7 +16,7 @@ __all__ = ["load", "run"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from bench import library
+        from bench import interface
 
-        return getattr(library, name)
+        return getattr(interface, name)
     raise AttributeError(f"module 'bench' has no attribute '{name}'")

@@ -13,7 +13,7 @@ import torch
 
 from bench import environment, hardware, measuring, profile_views, profiles, registry, roofs, sizes, timing, views
 from bench.api import BenchError, Op
-from bench.library import threads_for
+from bench.interface import threads_for
 from bench.operations import Draw, dtype_of
 from bench.roofs import Roofs
 from bench.timing import Clock, Effort, Timing

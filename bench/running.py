@@ -15,7 +15,7 @@ from bench.api import Backend
 from bench.errors import BenchError
 from bench.executor import Outcome
 from bench.grid import Cell
-from bench.library import context_for
+from bench.interface import context_for
 from bench.records import Record
 
 DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130

@@ -27,7 +27,7 @@ from bench import hardware, profile_views, registry, views
 from bench.api import Episode, Learner, Task, TrainedMethod, generator
 from bench.config import override
 from bench.errors import BenchError
-from bench.library import threads_for
+from bench.interface import threads_for
 from bench.seeding import torch_seed
 from bench.training import device_of
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from bench import cli, library, records
+from bench import cli, interface, records
 from bench.training import Context
 
 
@@ -33,7 +33,7 @@ def child(command: list[str]) -> None:
 def main(results: Path, kills: int, seed: int, command: list[str]) -> int:
     """Kill, check, kill again."""
     torch.set_num_threads(1)
-    library.Context = functools.partial(Context, checkpoint_s=0.0)  # type: ignore[assignment, misc]
+    interface.Context = functools.partial(Context, checkpoint_s=0.0)  # type: ignore[assignment, misc]
     for _ in range(2):  # the second time everything is imported: how long a cell takes here and now
         began = time.monotonic()
         cli.call([*command, "--results", tempfile.mkdtemp(dir="."), "--seeds", "0"])

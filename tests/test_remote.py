@@ -28,8 +28,8 @@ SLOW = ("run", "-m", "plug-net", "-t", "plug-points", "--results", "out", "--ste
 # A checkpoint after every step, and submitit's executor that needs no Slurm.
 MAIN = """
 import functools, sys
-from bench import cli, library, remote, training
-library.Context = functools.partial(training.Context, checkpoint_s=0.0)
+from bench import cli, interface, remote, training
+interface.Context = functools.partial(training.Context, checkpoint_s=0.0)
 if "local" in sys.argv[1]:
     import submitit
     remote.CLUSTER, submitit.Job._results_timeout_s = "local", 1
