@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
-from bench.api import BenchError, Episode, Examples, Generator, Split, Task, option, task
+from bench.api import BenchError, Episode, Generator, Split, option, task
+from bench.tasks.functions import FewShotFunctions
 
 INPUT = (-2.0, 2.0)
 JITTER = 1e-9
@@ -15,7 +14,7 @@ JITTER = 1e-9
 
 
 @task("gp-regression", source="Santoro et al. 2016, arXiv:1605.06065, section 4.3")
-class GaussianProcess(Task):
+class GaussianProcess(FewShotFunctions):
     """Regress functions of one to three inputs from a few points; the score is the mean squared error.
 
     Functions have mean 0 and the covariance exp(-|a - b|² / 2 l²); inputs are uniform in [-2, 2] in each dimension, and
@@ -26,12 +25,7 @@ class GaussianProcess(Task):
     functions one point after another, here a support is shown and queries are asked.
     """
 
-    kind = "regression"
-    metric = "mse"
-    higher_is_better = False
-
     dimensions: int = option(1, "inputs of a function: 1, 2 or 3")
-    shot: int = option(10, "support points of an episode")
     query: int = option(50, "query points of an episode")
     length_scale: float = option(0.5, "distance over which a function changes")
     noise: float = option(0.1, "standard deviation of what is added to each value")
@@ -42,31 +36,20 @@ class GaussianProcess(Task):
         """The inputs of a function."""
         return (self.dimensions,)
 
-    @property
-    def n_out(self) -> int:
-        """One real output."""
-        return 1
-
     def check(self) -> None:
         """Refuse what is no function, and episodes without a query.
 
         Raises:
             BenchError: which field, and what it may be.
         """
+        super().check()
         if self.dimensions not in (1, 2, 3):
             raise BenchError(f"gp-regression.dimensions must be 1, 2 or 3, not {self.dimensions}")
-        for name, least in (("shot", 0), ("query", 1), ("train_query", 0)):
-            if getattr(self, name) < least:
-                raise BenchError(f"gp-regression.{name} must be {least} or more, not {getattr(self, name)}")
         if self.length_scale <= 0 or self.noise < 0:
             raise BenchError(
                 f"gp-regression: length_scale must be above 0 and noise not below it, not {self.length_scale:g} "
                 f"and {self.noise:g}"
             )
-
-    def training(self) -> Task:
-        """Training's count of queries in place of the test's."""
-        return replace(self, query=self.train_query or self.query)
 
     def mean(self, x: Tensor) -> Tensor:
         """Prior mean of a function at [batch, n, dimensions]: [batch, n]."""
@@ -83,7 +66,4 @@ class GaussianProcess(Task):
         factor = torch.linalg.cholesky(self.covariance(x, x) + JITTER * torch.eye(count))
         values = factor @ torch.from_numpy(rng.standard_normal((batch, count, 1)))
         y = values + self.noise * torch.from_numpy(rng.standard_normal((batch, count, 1)))
-        points = Examples(x.float(), y.float())
-        return Episode(
-            Examples(*(each[:, : self.shot] for each in points)), Examples(*(each[:, self.shot :] for each in points))
-        )
+        return self.episode(x, y)
