@@ -8,34 +8,24 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from baselines.adaptation import AdaptingLearner
 from baselines.backbones import dense
-from baselines.maml import REPORTED
-from bench.api import BenchError, Examples, Learner, Task, TrainedMethod, method, option
+from bench.api import BenchError, Examples, Task, TrainedMethod, method, option
 from mann.learner import refuse_below_one
 
 HIDDEN = (40, 40)
 """Hidden units, as for MAML on sinusoids."""
 
 
-class CAVIALearner(Learner):
+class CAVIALearner(AdaptingLearner):
     """A dense network that reads, beside its input, context parameters fitted to the support from zero."""
 
     def __init__(self, config: CAVIA, task: Task) -> None:
         super().__init__()
         self.config = config
         self.task = task
+        self.train_steps, self.eval_steps = config.train_steps, config.eval_steps
         self.net = dense(math.prod(task.x_shape) + config.context, *HIDDEN, task.n_out)
-
-    def forward(self, support: Examples, query_x: Tensor) -> Tensor:
-        """Adapt to the support, then answer; the number of steps depends on the mode. Works under `no_grad`."""
-        *_, context = self.adapt(support, self.config.train_steps if self.training else self.config.eval_steps)
-        return self.answer(context, query_x)
-
-    def by_step(self, support: Examples, query_x: Tensor) -> dict[int, Tensor]:
-        """Predictions after 0, 1, 5, 10 and as many steps as `forward` takes in eval mode."""
-        reported = {*REPORTED, self.config.eval_steps}
-        path = enumerate(self.adapt(support, max(reported)))
-        return {step: self.answer(context, query_x) for step, context in path if step in reported}
 
     def adapt(self, support: Examples, steps: int) -> Iterator[Tensor]:
         """Context after 0, 1, ... gradient steps, [batch, context] (Zintgraf et al. 2019, eq. 3)."""
@@ -48,12 +38,16 @@ class CAVIALearner(Learner):
                 with torch.enable_grad():
                     context = context if outer else context.detach().requires_grad_()
                     # The loss of a batch is a mean over tasks, none of which sees the context of another.
-                    loss = tasks * self.task.loss(self.answer(context, support.x), support.y)
+                    loss = tasks * self.task.loss(self.predict(context, support.x), support.y)
                     (gradient,) = torch.autograd.grad(loss, context, create_graph=outer)
                 context = context - self.config.inner_lr * gradient
             yield context
 
-    def answer(self, context: Tensor, x: Tensor) -> Tensor:
+    def answer(self, adapted: Tensor, support: Examples, query_x: Tensor, step: int) -> Tensor:
+        """Predictions under an adapted context."""
+        return self.predict(adapted, query_x)
+
+    def predict(self, context: Tensor, x: Tensor) -> Tensor:
         """[batch, n, *x_shape] to [batch, n, n_out]."""
         return self.net(torch.cat((x.flatten(2), context[:, None].expand(-1, x.shape[1], -1)), 2))
 

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baselines.adaptation import REPORTED, AdaptingMethod
 from baselines.backbones import image_shape
+from baselines.batched import EPSILON, HIDDEN, Backbone
 from baselines.embedding import EmbeddingLearner, EmbeddingMethod, needs_classes
-from baselines.maml import EPSILON, HIDDEN, REPORTED, AdaptingMethod, Backbone
 from bench.api import BenchError, Examples, Learner, Task, method, option
 
 PACKAGES = MappingProxyType({"learn2learn": "0.2.0"})

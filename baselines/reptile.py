@@ -8,37 +8,28 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from baselines.maml import REPORTED, AdaptingMethod, BatchedNet, Weights, answers
-from bench.api import BenchError, Episode, Examples, Learner, Task, method, option
+from baselines.adaptation import AdaptingLearner, AdaptingMethod
+from baselines.batched import BatchedNet, Weights, answers
+from bench.api import BenchError, Episode, Examples, Task, method, option
 from mann.learner import refuse_below_one
 
 DECAY, EPSILON = 0.999, 1e-8
 """Of Adam within a task; its β₁ is 0, as in the authors' code."""
 
 
-class ReptileLearner(Learner):
+class ReptileLearner(AdaptingLearner):
     """An initialisation near which each task is solved; adaptation is Adam on a few examples at a time."""
 
     def __init__(self, config: Reptile, task: Task) -> None:
         super().__init__()
         self.config = config
         self.task = task
+        self.train_steps, self.eval_steps = config.train_steps, config.eval_steps
         self.net = BatchedNet(config.backbone_for(task), task.x_shape, task.n_out, config.batch_norm != "none")
 
-    def forward(self, support: Examples, query_x: Tensor) -> Tensor:
-        """Adapt to the support, then answer; the number of steps depends on the mode. Works under `no_grad`."""
-        *_, (weights, _) = self.adapt(support, self.config.train_steps if self.training else self.config.eval_steps)
-        return self.answer(weights, support, query_x)
-
-    def by_step(self, support: Examples, query_x: Tensor) -> dict[int, Tensor]:
-        """Predictions after 0, 1, 5, 10 and as many steps as `forward` takes in eval mode."""
-        reported = {*REPORTED, self.config.eval_steps}
-        path = enumerate(self.adapt(support, max(reported)))
-        return {step: self.answer(weights, support, query_x) for step, (weights, _) in path if step in reported}
-
-    def answer(self, weights: Weights, support: Examples, query_x: Tensor) -> Tensor:
+    def answer(self, adapted: tuple[Weights, Tensor], support: Examples, query_x: Tensor, step: int) -> Tensor:
         """Predictions of adapted weights, the queries normalised as the config says."""
-        return answers(self.net, weights, support, query_x, self.config.batch_norm != "transductive")
+        return answers(self.net, adapted[0], support, query_x, self.config.batch_norm != "transductive")
 
     def loss(self, episode: Episode, task: Task) -> Tensor:
         """The loss along the way, with the gradient of Reptile: start minus mean end (Nichol et al. 2018, algorithm 2).

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from baselines.maml import EPSILON, MAML, MAMLLearner, patches
+from baselines.batched import EPSILON, patches
+from baselines.maml import MAML, MAMLLearner
 from bench.api import Episode, Examples, Task, generator
 from bench.tasks.glyphs import Glyphs, GlyphsOnline
 from bench.tasks.sinusoid import Sinusoid

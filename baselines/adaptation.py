@@ -1,0 +1,73 @@
+"""What methods share that take steps on a task's support before they answer. Nothing is registered here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from baselines.backbones import image_shape, unsuited_image
+from baselines.batched import Backbone
+from bench.api import Examples, Learner, Task, TrainedMethod, option
+
+REPORTED = (0, 1, 5, 10)
+"""`by_step` reports predictions after so many steps, as Finn et al. do for sinusoids."""
+
+
+class AdaptingLearner(Learner):
+    """Adapts step by step, then answers; a subclass writes `adapt` and `answer`. Works under `no_grad`."""
+
+    train_steps: int
+    eval_steps: int
+
+    def adapt(self, support: Examples, steps: int) -> Iterator[Any]:
+        """What answers after 0, 1, ... steps. An empty support leaves it as it is."""
+        raise NotImplementedError
+
+    def answer(self, adapted: Any, support: Examples, query_x: Tensor, step: int) -> Tensor:
+        """Predictions of what has been adapted by so many steps: [batch, n_query, n_out]."""
+        raise NotImplementedError
+
+    def forward(self, support: Examples, query_x: Tensor) -> Tensor:
+        """Adapt to the support, then answer; the number of steps depends on the mode."""
+        steps = self.train_steps if self.training else self.eval_steps
+        *_, adapted = self.adapt(support, steps)
+        return self.answer(adapted, support, query_x, steps)
+
+    def by_step(self, support: Examples, query_x: Tensor) -> dict[int, Tensor]:
+        """Predictions after 0, 1, 5, 10 and as many steps as `forward` takes in eval mode."""
+        reported = {*REPORTED, self.eval_steps}
+        path = enumerate(self.adapt(support, max(reported)))
+        return {step: self.answer(adapted, support, query_x, step) for step, adapted in path if step in reported}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptingMethod(TrainedMethod):
+    """A method that adapts the weights of a `BatchedNet` to each task."""
+
+    backbone: Literal["auto", "conv4", "conv4-32", "mlp", "sinusoid"] = option(
+        "auto",
+        "conv4: stride 2, 64 channels; conv4-32: pooled; mlp: 256-128-64-64; sinusoid: 40-40; auto: by the inputs",
+    )
+    batch_norm: Literal["support", "transductive", "none"] = option(
+        "support", "statistics for a query: its support's, those of all queries, or no normalisation"
+    )
+
+    def backbone_for(self, task: Task) -> Backbone:
+        """The network that auto means for a task."""
+        if self.backbone != "auto":
+            return self.backbone
+        if image_shape(task.x_shape):
+            return "conv4"
+        return "sinusoid" if task.kind == "regression" else "mlp"
+
+    def unsuited(self, task: Task) -> str | None:
+        """It needs labels to adapt to, and convolutions need images."""
+        if not task.y_size:
+            return "it learns from labels, and this task shows none"
+        image = image_shape(task.x_shape)
+        if self.backbone in ("conv4", "conv4-32") and not image:
+            return f"backbone={self.backbone} needs images and an input here has shape {list(task.x_shape)}; use mlp"
+        return unsuited_image(task.x_shape) if self.backbone == "conv4-32" else None
