@@ -50,6 +50,11 @@ def as_dict(config: Any) -> dict[str, Any]:
     return values
 
 
+def late_defaults(cls: type[Any]) -> dict[str, Any]:
+    """Of a config's class, what `as_dict` leaves out of a spec: the late fields, at their defaults."""
+    return {f.name: f.default for f in dataclasses.fields(cls) if f.metadata.get("late")}
+
+
 def misfit(value: Any, shape: Any) -> str:
     """Where a JSON or TOML value is not of a shape, and what is there, as ".cost.train_s is 'soon'"; "" where it is.
 

@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bench import registry
+from bench.config import late_defaults
 from bench.errors import BenchError
 
 FILE = "published.csv"
@@ -72,20 +74,6 @@ CONSTANTS: dict[str, dict[str, str]] = {
     "miniimagenet": {"split": "ravi", "augmentation": "none"},
 }
 """Facts of our tasks that are not fields."""
-EMBEDDING = (
-    "protonet",
-    "matching",
-    "relation",
-    "r2d2",
-    "siamese",
-    "gnn",
-    "snail",
-    "finetune",
-    "simpleshot",
-    "deep-knn",
-)
-EMBEDDED = {"backbone": "conv4", "batchnorm": "inductive"}
-"""What these methods are by default, where specs leave the fields out."""
 KIN: dict[str, tuple[tuple[dict[str, str], str], ...]] = {
     "maml": (({"adapts": "head"}, "anil"), ({"rates": "each"}, "meta-sgd"), ({"rates": "per-step"}, "maml++")),
     "finetune": (({"head": "linear"}, "baseline"), ({"head": "cosine"}, "baseline++")),
@@ -286,8 +274,12 @@ def facts(spec: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, str]
     """A spec's protocol in the words of the file. Methods that do not train have no training facts."""
     method, task = spec["method"]["name"], spec["task"]["name"]
     trained = dict(spec["task"]["fields"])
-    known = CONSTANTS.get(task, {}) | (EMBEDDED if method in EMBEDDING else {})
-    parts = {"method": spec["method"]["fields"], "task": trained | dict(setting), "budget": spec["budget"]}
+    known = dict(CONSTANTS.get(task, {}))
+    parts = {
+        "method": _late(method) | spec["method"]["fields"],
+        "task": trained | dict(setting),
+        "budget": spec["budget"],
+    }
     for name, places in FIELDS.items():
         for part, _, key in (place.partition(".") for place in places):
             if key in parts[part]:
@@ -300,8 +292,9 @@ def facts(spec: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, str]
         known["persistent"] = "yes"
     if "balanced" in trained:
         known["balanced"] = "yes" if parts["task"]["balanced"] else "no"
-    if method == "maml":
-        known |= _maml(known, task)
+    known |= (
+        _maml(known, task) if method == "maml" else {"backbone": "conv4"} if known.get("backbone") == "auto" else {}
+    )
     characters = CHARACTERS.get(str(trained.get("train_split", trained.get("split"))))
     if characters:
         known["train_characters"] = characters
@@ -312,6 +305,13 @@ def facts(spec: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, str]
     if not spec["budget"]["steps"]:
         known = {name: text for name, text in known.items() if name not in TRAINING and not name.startswith("train_")}
     return known
+
+
+def _late(method: str) -> dict[str, Any]:
+    """What specs of a method leave out; nothing of one that is not registered."""
+    registry.load()
+    cls = registry.METHODS.entries.get(method)
+    return late_defaults(cls) if cls else {}
 
 
 def _maml(known: Mapping[str, str], task: str) -> dict[str, str]:
