@@ -65,7 +65,7 @@ def _frame(request: Request) -> pd.DataFrame:
     loaded = records.load(request.results)
     views.left_out(loaded.problems)
     found = frames.plain(loaded.records)
-    clean = [r for r in found if request.dirty or not (r.get("env") or {}).get("dirty")]
+    clean = frames.committed(found, request.dirty)
     if found and not clean:
         raise BenchError(f"all records of {request.results} were made by uncommitted code; --dirty compares them")
     if not found:

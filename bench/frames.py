@@ -54,6 +54,11 @@ def frame(records: Iterable[Any], expected: Iterable[Mapping[str, Any]] = ()) ->
     return made.reset_index(drop=True)
 
 
+def committed(records: Iterable[Mapping[str, Any]], dirty: bool = False) -> list[Mapping[str, Any]]:
+    """Records, as dicts, without those made by code that was not committed; dirty: with them."""
+    return [r for r in records if dirty or not (r.get("env") or {}).get("dirty")]
+
+
 def current(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The records, as dicts, of the newest version of each method and of each task among them."""
     records = list(records)

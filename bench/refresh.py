@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from bench import (
     benchmarks,
     charts,
     coverage,
     data,
     files,
-    frames,
     grid,
     latex,
     published,
@@ -118,12 +115,15 @@ def _pages(results: Path, found: Sequence[Record]) -> dict[Path, str]:
     if not _committed(results):
         return {}
 
-    def of_suites(suites: Sequence[str]) -> str:
+    def of(suites: Sequence[str]) -> list[Record]:
         wanted = {cell.id for name in suites for cell in grid.plan(name, offline=True).cells}
-        return tables.headline([r for r in found if r.id in wanted])
+        return [r for r in found if r.id in wanted]
+
+    def of_suites(suites: Sequence[str]) -> str:
+        return tables.headline(of(suites))
 
     def reproduced(suites: Sequence[str]) -> str:
-        return "\n\n".join(reproductions.table(_frame(name, found)) for name in suites)
+        return "\n\n".join(reproductions.table(of([name])) for name in suites)
 
     texts: dict[Path, Callable[[Sequence[str]], str]] = {
         root / "README.md": of_suites,
@@ -142,12 +142,6 @@ def _pages(results: Path, found: Sequence[Record]) -> dict[Path, str]:
         if filled != text:
             stale[path] = filled
     return stale
-
-
-def _frame(suite: str, found: Sequence[Record]) -> pd.DataFrame:
-    """What a suite's records say, newest versions and committed code only."""
-    wanted = {cell.id for cell in grid.plan(suite, offline=True).cells}
-    return frames.frame(frames.current([r for r in frames.plain(found) if r["id"] in wanted and not r["env"]["dirty"]]))
 
 
 def _orphans(folder: Path, gallery: Path, found: tables.Report) -> list[Path]:

@@ -6,18 +6,25 @@ tables, why something does not hold and what it would take, is written by people
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from bench import cells, stats
+from bench.frames import committed, current, frame, plain
 from bench.verdicts import Reproduction
 
 PAGE = Path("docs") / "reproductions.md"
 
 
-def table(made: pd.DataFrame) -> str:
-    """Markdown: a row for each figure that has a published one beside it; below, what is not comparable and why."""
+def table(records: Iterable[Any]) -> str:
+    """Markdown: a row for each figure that has a published one beside it; below, what is not comparable and why.
+
+    Of records the newest versions, made by committed code.
+    """
+    made = frame(current(committed(plain(records))))
     found = [] if made.empty else stats.reproductions(made)
     if not found:
         return "Not run here."

@@ -25,7 +25,7 @@ from bench import files, leaders, markdown, memory_tables, pictures, published, 
 from bench.cells import rows_of
 from bench.charts import Picture
 from bench.config import digest
-from bench.frames import PERCENT, current, frame, metric_of, once, plain, shown, transductive
+from bench.frames import PERCENT, committed, current, frame, metric_of, once, plain, shown, transductive
 from bench.intervals import episode_half_width, spread, t_half_width
 
 __all__ = ["check", "episode_half_width", "frame", "headline", "render", "report", "summary", "t_half_width", "write"]
@@ -232,7 +232,7 @@ def report(
     recorded, specs = plain(records), {digest(spec): spec for spec in expected or ()}
     if expected is not None:
         recorded = [r for r in recorded if r["id"] in specs]
-    clean = [r for r in recorded if dirty or not (r.get("env") or {}).get("dirty")]
+    clean = committed(recorded, dirty)
     newest = current(clean)
     left_out = {r["id"] for r in recorded} - {r["id"] for r in newest}
     made = frame(newest, [spec for id, spec in specs.items() if id not in left_out])
@@ -262,10 +262,8 @@ def headline(records: Iterable[Any], methods: Sequence[str] = (), tasks: Sequenc
     """
     kept = [
         r
-        for r in plain(records)
-        if not (r.get("env") or {}).get("dirty")
-        and (not methods or r["spec"]["method"]["name"] in methods)
-        and (not tasks or r["spec"]["task"]["name"] in tasks)
+        for r in committed(plain(records))
+        if (not methods or r["spec"]["method"]["name"] in methods) and (not tasks or r["spec"]["task"]["name"] in tasks)
     ]
     return markdown.headline(summary(frame(current(kept))))
 

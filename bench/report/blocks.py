@@ -13,7 +13,7 @@ import pandas as pd
 from bench import grid, refresh, tables
 from bench.config import digest
 from bench.errors import BenchError
-from bench.frames import current, frame
+from bench.frames import committed, current, frame
 from bench.records import Record
 from bench.report.svg import COLOURS, DASHES, MARKERS, Look
 
@@ -92,7 +92,7 @@ def gather(names: Sequence[str], found: Sequence[Record], results: Path, dirty: 
 
 def suite(name: str, title: str, mine: Sequence[dict[str, Any]], specs: Mapping[str, Any], dirty: bool) -> Suite:
     """One suite. mine: its records as dicts; specs: what it expects, by id."""
-    clean = [r for r in mine if dirty or not (r.get("env") or {}).get("dirty")]
+    clean = committed(mine, dirty)
     newest = current(clean)
     left_out = {r["id"] for r in mine} - {r["id"] for r in newest}
     made = frame(newest, [spec for i, spec in specs.items() if i not in left_out])
