@@ -53,7 +53,7 @@ class CNPLearner(Learner):
     def loss(self, episode: Episode, task: Task) -> Tensor:
         """Minus the log-likelihood of the queries' values, in nats a value."""
         mean, spread = self.distribution(episode.support, episode.query.x)
-        return -torch.distributions.Normal(mean, spread).log_prob(episode.query.y).mean()
+        return -torch.distributions.Normal(mean, spread, validate_args=False).log_prob(episode.query.y).mean()
 
 
 @method("cnp", source="Garnelo et al. 2018, arXiv:1807.01613; with attention, Kim et al. 2019, arXiv:1901.05761")

@@ -35,7 +35,8 @@ class GPLearner(Learner):
         across = task.covariance(asked, x)
         solved = torch.linalg.solve(seen, torch.cat((y - task.mean(x)[..., None], across.mT), 2))
         mean = task.mean(asked)[..., None] + across @ solved[..., :1]
-        prior = torch.stack([task.covariance(q, q).diagonal(dim1=1, dim2=2)[:, 0] for q in asked.split(1, 1)], 1)
+        each = asked.reshape(-1, 1, *asked.shape[2:])
+        prior = task.covariance(each, each).view(asked.shape[:2])
         variance = prior - (across * solved[..., 1:].mT).sum(2) + noise
         return mean.to(query_x.dtype), variance.clamp(min=JITTER).sqrt()[..., None].to(query_x.dtype)
 

@@ -177,9 +177,9 @@ def run_cell(cell: Cell, context: Context) -> records.Record:
 
 
 def evaluate(
-    learner: Learner, task: Task, split: Split, count: int, seed: int, context: Context, by_step: bool = False
+    learner: Learner, task: Task, split: Split, count: int, seed: int, context: Context, whole: bool = False
 ) -> dict[str, Any]:
-    """Scores on evaluation episodes: mean, per_episode and, where they apply, by_instance and by_step."""
+    """Scores on evaluation episodes: mean, per_episode and, where they apply, by_instance; whole: by_step, nll."""
     learner.eval()
     scores: list[float] = []
     hits, shown = torch.zeros(INSTANCES, dtype=torch.float64), torch.zeros(INSTANCES, dtype=torch.int64)
@@ -193,12 +193,12 @@ def evaluate(
             prediction = answer(learner, episode, task)
             scores += _graded(task, prediction, episode)
             _count_instances(task, prediction, episode, hits, shown)
-            if not task.online and (told := learner.distribution(episode.support, episode.query.x)):
-                density = torch.distributions.Normal(*told).log_prob(episode.query.y)
-                surprise += (-density.flatten(1).mean(1)).double().tolist()
-            if by_step and not task.online:
+            if whole and not task.online:
                 for step, each in learner.by_step(episode.support, episode.query.x).items():
                     steps.setdefault(str(step), []).extend(_graded(task, each, episode))
+                if told := learner.distribution(episode.support, episode.query.x):
+                    density = torch.distributions.Normal(*told, validate_args=False).log_prob(episode.query.y)
+                    surprise += (-density.flatten(1).mean(1)).double().tolist()
     return _scores(scores) | {
         "by_instance": _by_instance(task, hits.tolist(), shown.tolist()) if shown.any() else None,
         # Too many steps may diverge where the answer itself does not: such a step has no score.
@@ -301,7 +301,7 @@ def _test(
         context.report(Progress(cell.id, "testing", training.step, cell.budget.steps))
         if training.best:
             learner.load_state_dict(training.best)
-        scores = evaluate(learner, task, "test", cell.budget.test_episodes, cell.seed, context, by_step=True)
+        scores = evaluate(learner, task, "test", cell.budget.test_episodes, cell.seed, context, whole=True)
         finite = all(math.isfinite(s) for s in scores["per_episode"])
         if not finite and not name:
             break
