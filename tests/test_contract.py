@@ -97,7 +97,7 @@ def alternatives(cls: type) -> list[Method]:
             continue
         values = (False, True) if kind is bool else typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
         found += [(name, value) for value in values if value != getattr(cls(), name)]
-    return [pytest.param(cls(**{name: value}), id=f"{cls.name}-{name}={value}") for name, value in found]  # type: ignore[misc, attr-defined]
+    return [pytest.param(small(cls, **{name: value}), id=f"{cls.name}-{name}={value}") for name, value in found]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("method", [a for cls in HERE for a in alternatives(cls)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from baselines.pretraining import PretrainedMethod
 from baselines.simpleshot import FOLLOW, SCALE, SimpleShot
 from bench.api import Episode, Examples, Split, generator
 from bench.tasks.glyphs import Glyphs, GlyphsOnline
+from bench.tasks.lake import Lake
 from bench.tasks.sampling import Images
 from bench.tasks.sinusoid import Sinusoid
 
@@ -155,3 +158,17 @@ def test_what_has_no_classes_cannot_pretrain() -> None:
     assert "none that outlast an episode" in str(DeepKNN().unsuited(Sinusoid()))
     assert "labels=onehot" in str(Finetune().unsuited(GlyphsOnline(labels="string")))
     assert DeepKNN().unsuited(GlyphsOnline(labels="string")) is None
+
+
+def test_lake_s_pool_is_of_its_background(omniglot_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is trained for Lake's runs; the characters of these are in no pool."""
+    monkeypatch.setitem(os.environ, "BENCH_DATA", str(omniglot_root))
+    task = Lake()
+    assert (task.classes("train"), task.classes("test")) == (964, 0)
+    x, y = task.pool("train", 50, generator("lake"))
+    assert x.shape == (1, 50, 1, 28, 28)
+    assert int(y.min()) >= 0
+    assert int(y.max()) < 964
+    learner = SimpleShot().build(task)
+    assert learner.state_dict()["classifier.weight"].shape[0] == 964
+    assert SimpleShot().unsuited(task) is None

@@ -20,7 +20,7 @@ from bench.grid import Budget, Cell
 from bench.tasks.gaussian import GaussianProcess
 from bench.tasks.glyphs import Glyphs
 from bench.tasks.sinusoid import Sinusoid
-from bench.training import Context, run_cell
+from bench.training import Context, evaluate, run_cell
 
 TASK = GaussianProcess()
 
@@ -172,3 +172,13 @@ def test_a_record_holds_how_likely_the_values_were(tmp_path: Path) -> None:
     assert told["mean"] == pytest.approx(np.mean(told["per_episode"]), rel=1e-5)
     unsure = Cell(PixelKNN(metric="euclid"), TASK, 0, Budget(steps=0, validations=0, test_episodes=20))
     assert "nll" not in run_cell(unsure, Context(tmp_path)).result["evaluations"][""]
+
+
+def test_an_answer_that_is_no_number_is_a_divergence_and_no_accident(tmp_path: Path) -> None:
+    learner = CNP(size=8).build(TASK)
+    with torch.no_grad():
+        next(learner.parameters()).fill_(math.nan)
+    assert torch.isnan(learner.loss(drawn(TASK), TASK))
+    found = evaluate(learner, TASK, "test", 4, 0, Context(tmp_path), whole=True)
+    assert math.isnan(found["mean"])
+    assert "nll" not in found
