@@ -47,6 +47,7 @@ def frame(records: Iterable[Any], expected: Iterable[Mapping[str, Any]] = ()) ->
     for spec in expected:
         if digest(spec) not in there:
             rows += _rows({"id": digest(spec), "spec": spec, "outcome": "missing", "result": {}}, measured)
+    _know_metrics(rows)
     made = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     made["setting"] = pd.Series(_settings(made), index=made.index, dtype="object")
     made["method"], made["label"] = _methods(made)
@@ -85,8 +86,7 @@ def once(made: pd.DataFrame) -> pd.DataFrame:
 
 def metric_of(section: pd.DataFrame) -> str:
     """What a section's figures are called: the records' metric, but Lake's runs are published as errors."""
-    known, task = section["metric"].dropna(), section["task"].iloc[0]
-    metric = known.iloc[0] if len(known) else getattr(registry.TASKS.entries.get(task), "metric", "accuracy")
+    metric, task = section["metric"].iloc[0], section["task"].iloc[0]
     return "error" if (task, metric) == ("lake", "accuracy") else metric
 
 
@@ -119,7 +119,7 @@ def _rows(record: Mapping[str, Any], measured: Mapping[str, set[str]]) -> list[d
         "seed": spec["seed"],
         "outcome": record["outcome"],
         "metric": result.get("metric"),
-        "higher_is_better": result.get("higher_is_better", True),
+        "higher_is_better": result.get("higher_is_better"),
         **{key: cost.get(key) for key in ("params", "train_s", "eval_s", "peak_bytes", "train_episodes_per_s")},
         **_step_times(spec["budget"]["steps"], cost, env),
         "steps": spec["budget"]["steps"],
@@ -161,6 +161,15 @@ def _rows(record: Mapping[str, Any], measured: Mapping[str, set[str]]) -> list[d
         }
         for name, scores in evaluations.items()
     ]
+
+
+def _know_metrics(rows: list[dict[str, Any]]) -> None:
+    """Cells without a result are measured as the others of their task, or as the task says: no row may rank the rest."""
+    known = {row["task"]: (row["metric"], row["higher_is_better"]) for row in rows if row["metric"] is not None}
+    for row in rows:
+        task = registry.TASKS.entries.get(row["task"])
+        declared = getattr(task, "metric", "accuracy"), getattr(task, "higher_is_better", True)
+        row["metric"], row["higher_is_better"] = known.get(row["task"], declared)
 
 
 def _step_times(steps: int, cost: Mapping[str, Any], env: Mapping[str, Any]) -> dict[str, float]:

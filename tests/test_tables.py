@@ -17,6 +17,7 @@ from bench import frames, tables
 from bench.cells import number, plus_minus
 from bench.records import Record
 from bench.references import ceiling, guessing
+from bench.stats import template
 from bench.tables import episode_half_width, frame, render, summary, t_half_width
 from bench.tasks.sinusoid import Sinusoid
 
@@ -406,3 +407,14 @@ def test_what_is_missing_is_measured_as_its_task_is() -> None:
     for recorded in ([], [record(spec("chance", "sinusoid"), evaluation(cell, [4.0]))]):
         table = summary(frame(recorded, [cell]))
         assert set(table["metric"]) == {Sinusoid.metric}
+
+
+def test_a_missing_cell_ranks_nobody() -> None:
+    cells = {name: [spec(name, "sinusoid", seed, fields={}) for seed in range(3)] for name in ("maml", "zcnp")}
+    recorded = [scored(c, {"maml": 0.3, "zcnp": 4.0}[name] + 0.01 * c["seed"]) for name in cells for c in cells[name]]
+    made = frame(recorded, [spec("anil", "sinusoid", fields={})])
+    assert made["outcome"].iloc[0] == "missing"
+    table = summary(made)
+    assert list(table["method"])[:2] == ["maml", "zcnp"]
+    assert list(table["standing"])[0] == "best"
+    assert not template(made).higher_is_better
