@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PIP_CONSTRAINT PIP_REQUIREMENT PIP_NO_DEPS PIP_REQUIRE_HASHES PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long lint format learn2learn benchmark simulation gpu-check tables tables-check pages \
+.PHONY: help run test test-long test-search lint format learn2learn benchmark simulation gpu-check tables tables-check pages \
 	memory-pictures regressions clean
 
 help: ## list all targets
@@ -33,6 +33,9 @@ test: $(VENV)/.dev ## install and run every test (about ten minutes on two cores
 
 test-long: $(VENV)/.dev ## the tests marked long: minutes to hours
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
+
+test-search: $(VENV)/.dev ## the tests of properties on new random examples, which `make test` keeps the same
+	$(BIN)/python -m pytest -n $(WORKERS) --hypothesis-profile=search -m "hypothesis and not long" $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## ruff (format and check) and mypy
 	$(BIN)/ruff format --check .

@@ -14,8 +14,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Output is as wide as in a pipe, whatever terminal the tests were started from.
 os.environ.pop("COLUMNS", None)
 torch.set_num_threads(1)
-# No check of a test may hang on how busy the machine is.
-hypothesis.settings.register_profile("calm", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# No check of a test may hang on how busy the machine is, nor on chance: each run tries the same examples, `make
+# test-search` new ones and more of them.
+calm = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("calm", calm, max_examples=50, derandomize=True, database=None)
+hypothesis.settings.register_profile("search", calm, max_examples=200, print_blob=True)
 hypothesis.settings.load_profile("calm")
 ROOT = Path(__file__).parent.parent
 

@@ -39,6 +39,10 @@ sys.exit(cli.main())
 PACKAGES = {"slurm": "submitit", "ray": "ray"}
 
 
+lost = pytest.mark.parametrize("name", ["slurm", pytest.param("ray", marks=pytest.mark.long)], indirect=True)
+"""Ray takes half a minute to start and to end each time."""
+
+
 @pytest.fixture(params=PACKAGES)
 def name(request: pytest.FixtureRequest) -> str:
     """An executor, where its package is installed."""
@@ -101,6 +105,7 @@ def test_jobs_find_what_one_process_finds(name: str, capsys: Capture) -> None:
         assert record.env["threads"] == 1
 
 
+@lost
 def test_a_killed_worker_costs_one_sentence_and_resumes(name: str, capsys: Capture, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     process = start(*SLOW, "--executor", name, PLUG_MARK=str(mark))
@@ -114,6 +119,7 @@ def test_a_killed_worker_costs_one_sentence_and_resumes(name: str, capsys: Captu
     assert found() == straight(capsys, *SLOW)
 
 
+@lost
 def test_ctrl_c_cancels_the_jobs_and_keeps_their_checkpoints(name: str, capsys: Capture, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     process = start(*SLOW, "--executor", name, PLUG_MARK=str(mark))
