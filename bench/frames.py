@@ -164,7 +164,7 @@ def _rows(record: Mapping[str, Any], measured: Mapping[str, set[str]]) -> list[d
 
 
 def _know_metrics(rows: list[dict[str, Any]]) -> None:
-    """Cells without a result are measured as the others of their task, or as the task says: no row may rank the rest."""
+    """Cells without a result are measured as the others of their task, or as it says: no row may rank the rest."""
     known = {row["task"]: (row["metric"], row["higher_is_better"]) for row in rows if row["metric"] is not None}
     for row in rows:
         task = registry.TASKS.entries.get(row["task"])

@@ -416,5 +416,5 @@ def test_a_missing_cell_ranks_nobody() -> None:
     assert made["outcome"].iloc[0] == "missing"
     table = summary(made)
     assert list(table["method"])[:2] == ["maml", "zcnp"]
-    assert list(table["standing"])[0] == "best"
+    assert table["standing"].iloc[0] == "best"
     assert not template(made).higher_is_better
