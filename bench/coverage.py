@@ -20,6 +20,7 @@ from bench import cells, documents, environment, files, records, significance, s
 from bench.charts import Chart, Line, Mark, Panel, short
 from bench.config import MISSING, NONE, NUMBER, PLAIN, TEXT, TRUTH, WHOLE
 from bench.errors import BenchError
+from bench.frames import RATIOS
 from bench.simulation import EFFECT, HEADLINE, RAW, SCENARIOS, SEEDS, Config, Entry
 
 SCHEMA = 1
@@ -169,11 +170,11 @@ def _range(values: Iterable[float], decimals: int) -> str:
 def chart(made: dict[str, Any]) -> Chart:
     """Coverage by number of seeds: the mean over scenarios, and from the lowest to the highest."""
     found = frame(made)
-    metrics = {s["name"]: s["metric"] for s in made["scenarios"]}
-    rows = found[found["kind"] == "coverage"].assign(metric=found["scenario"].map(metrics))
+    ratios = {s["name"]: s["metric"] in RATIOS for s in made["scenarios"]}
+    rows = found[found["kind"] == "coverage"].assign(ratio=found["scenario"].map(ratios))
     lines = (HEADLINE, RAW, SAME, *BOOTSTRAPS)
-    panels = [_panel(rows[rows["metric"] == metric], title, lines)
-              for metric, title in (("accuracy", "Accuracies"), ("mse", "Squared errors"))]  # fmt: skip
+    panels = [_panel(rows[rows["ratio"] == kind], title, lines)
+              for kind, title in ((False, "Accuracies"), (True, "Squared errors and bits"))]  # fmt: skip
     return Chart(
         "How often 95 % intervals of a difference hold the truth",
         "Simulated runs; lines: mean over scenarios, bands: from the worst to the best. Dashed: what is claimed. "

@@ -16,6 +16,8 @@ from bench.config import canonical, digest
 
 PERCENT = frozenset({"accuracy", "error"})
 """Metrics that are fractions in records and percent wherever people read them; others are shown as they are."""
+RATIOS = frozenset({"mse", "bits per sequence"})
+"""Metrics that are compared by the logarithm of their ratio: above zero, and far apart by factors."""
 
 COLUMNS = {
     "id": "object", "task": "object", "setting": "object", "method": "object", "seed": "int64", "outcome": "object",

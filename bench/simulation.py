@@ -1,7 +1,7 @@
 """Do the intervals cover what they say? Simulated runs whose truth is known, judged as `bench.paired` judges records.
 
 A score of method m, seed s and episode e is made of, on a latent scale (logits of accuracy, logarithms of squared
-errors), each normal with its own spread:
+errors and of bits), each normal with its own spread:
 
     mean of m  +  seed s, shared by methods  +  training run (m, s)  +  episode e, shared by methods
                +  method × episode (m, e)  +  rest (m, s, e), and where it is said, an episode that runs away.
@@ -25,6 +25,7 @@ from scipy import special, stats
 
 from bench import intervals, significance
 from bench.aggregates import iqm, stratified
+from bench.frames import RATIOS
 from bench.seeding import generator
 
 SEEDS = (3, 5, 10, 30)
@@ -75,7 +76,7 @@ class Scenario:
     @property
     def ratio(self) -> bool:
         """Whether methods are compared by ratio."""
-        return self.metric == "mse"
+        return self.metric in RATIOS
 
 
 SCENARIOS = (
@@ -87,6 +88,16 @@ SCENARIOS = (
     Scenario("squared error", "mse", (0.0, 0.3), run=(0.3, 0.3), episode=1.0),
     Scenario("squared error, heavy tails", "mse", (0.0, 0.7), run=(0.6, 0.6), episode=1.2, rest=0.8, runaway=0.005),
     Scenario("squared error, unequal runs", "mse", (0.0, 0.7), run=(0.2, 0.8), episode=1.2, runaway=0.005),
+    Scenario(
+        "bits of a sequence, solved or nearly",
+        "bits per sequence",
+        (-7.0, -5.5),
+        run=(0.4, 1.5),
+        episode=1.0,
+        interaction=0.5,
+        rest=1.0,
+        runaway=0.01,
+    ),
 )
 
 
@@ -108,7 +119,7 @@ class Entry(NamedTuple):
 
 def draw(scenario: Scenario, rng: np.random.Generator, count: int, seeds: int, episodes: int,
          fresh: bool = True) -> np.ndarray:  # fmt: skip
-    """Scores [count, 2, seeds, episodes]: accuracies in percent, or squared errors."""
+    """Scores [count, 2, seeds, episodes]: accuracies in percent, or errors."""
     each = seeds if fresh else 1
     latent = np.array(scenario.mean)[:, None, None] + scenario.seed * rng.normal(size=(count, 1, seeds, 1))
     latent = latent + np.array(scenario.run)[:, None, None] * rng.normal(size=(count, 2, seeds, 1))

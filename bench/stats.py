@@ -2,7 +2,7 @@
 
 `compare` and `compare_all` take the frames of `bench.frames` and give a `Comparison` a task and setting, with p
 corrected for their family; `bench.paired` is the comparison of numbers, and says what stands in one. Units: accuracies
-and errors in percent points; mean squared errors are compared by the logarithm of their ratio.
+and errors in percent points; squared errors and bits are compared by the logarithm of their ratio.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pandas as pd
 
 from bench import published, significance, verdicts
 from bench.errors import BenchError
-from bench.frames import PERCENT, metric_of, once, shown
+from bench.frames import PERCENT, RATIOS, metric_of, once, shown
 from bench.paired import Comparison, Failures, as_family, paired
 from bench.references import guessing
 from bench.registry import unknown
@@ -175,7 +175,7 @@ def template(rows: pd.DataFrame, at: str = "", failures: Failures = "excluded",
              margin: float | None = None) -> Comparison:  # fmt: skip
     """What is compared in one task, setting and place, and on which scale; see `compare`."""
     first, metric = rows.iloc[0], metric_of(rows)
-    ratio = metric == "mse"
+    ratio = metric in RATIOS
     matters = verdicts.margin_of(first["task"], metric, first["fields"]) if margin is None else margin
     return Comparison(
         task=str(first["task"]), setting=str(first["setting"]), at=at, metric=metric,

@@ -96,7 +96,7 @@ def sentence(c: Comparison) -> str:
 
 def _measure(c: Comparison) -> str:
     return {"accuracy": "mean accuracy", "error": "mean error", "mse": "geometric mean squared error"}.get(
-        c.metric, f"mean {c.metric}"
+        c.metric, f"{'geometric ' * (c.scale == 'ratio')}mean {c.metric}"
     )
 
 
