@@ -191,7 +191,8 @@ def test_what_the_page_says_in_words_is_what_was_found() -> None:
     assert rows["power", "t: different", 5].between(0.36, 0.44).all(), "two of five cases"
     assert (rows["power", "sign flip: different", 5] == 0).all()
     assert [f"{2.0 ** (1 - n):.2g}" for n in (5, 6, 10)] == ["0.062", "0.031", "0.002"]
-    assert 0.3 < rows["coverage", coverage.PAPERS].min() < 0.36, "a third of cases at worst, says the README"
+    papers = entries()[lambda e: (e["what"] == coverage.PAPERS) & e["scenario"].str.startswith("accuracy")]
+    assert 0.3 < papers["value"].min() < 0.36, "of accuracies, a third of cases at worst, says the README"
     same = rows["coverage", "t, paired, same episodes for all seeds"]
     assert same[3].min() > same[5].min() > same[10].min(), "more seeds make it more wrong"
     few = rows["coverage"]
