@@ -16,6 +16,7 @@ from bench.intervals import Estimate
 
 NONE = "—"
 PAPERS = "± over episodes, as papers print it"
+NLL = "NLL, nats a value"
 MARKS = dict.fromkeys(("cannot tell", "equivalent", "better"), "•") | {"too few seeds": "?"}
 """What stands behind a figure not told from the best of its column; the best is bold, and those worse are bare."""
 DAGGER = "†"
@@ -118,6 +119,11 @@ def solved(row: Any) -> dict[str, str]:
         low, high = row.steps_to_solve_min, row.steps_to_solve_max
         steps = f"{row.steps_to_solve:,.0f}" + (f" ({low:,.0f}–{high:,.0f})" if low < high else "")
     return {"solved": f"{row.n_solved} of {row.n_tried}", "steps to solve": steps or NONE}
+
+
+def sureness(row: Any) -> dict[str, str]:
+    """Minus the log-likelihood of the answers, of methods that say how sure they are; less is better."""
+    return {NLL: "" if math.isnan(row.nll) else plus_minus(row.nll, row.nll_half_width, "nll")}
 
 
 def cost(row: Any) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from bench.cells import DAGGER, MARKS, PAPERS
+from bench.cells import DAGGER, MARKS, NLL, PAPERS
 
 LEGEND = (
     "Mean over seeds ± half the Student t 95 % interval over seeds; one or two seeds give none. "
@@ -26,6 +26,10 @@ SOLVED = (
     '"Solved" counts seeds whose validation score was ever as good as the task\'s threshold, and "steps to solve" is '
     "the training step of the first such validation: median over the seeds that solved it, and range."
 )
+NLLS = (
+    f'"{NLL}" is minus the log-likelihood of the answers under the distribution that a method tells, mean over values '
+    "and seeds: less is better, and it may be below zero."
+)
 
 
 def legend(table: pd.DataFrame) -> str:
@@ -37,5 +41,6 @@ def legend(table: pd.DataFrame) -> str:
         UNMARKED: there.any() and not best,
         TRANSDUCTIVE: (there & (table["transductive"] == "yes")).any(),
         SOLVED: (table["n_tried"] > 0).any(),
+        NLLS: table["nll"].notna().any(),
     }
     return " ".join(text for text, holds in needed.items() if holds)

@@ -143,7 +143,7 @@ def _long(section: pd.DataFrame, run: bool = True) -> list[str]:
             "published": cells.published(row.published, row.published_ci95),
             "source": cells.source(row.source, row.arxiv) if row.source else "",
             "same protocol": notes.mark(row.same_protocol, row.because),
-            **({**cells.solved(row), **cells.cost(row)} if run else {}),
+            **({**cells.sureness(row), **cells.solved(row), **cells.cost(row)} if run else {}),
         }
         for row in rows_of(section)
     ]
@@ -164,9 +164,9 @@ def _by_setting(section: pd.DataFrame, made: pd.DataFrame) -> list[str]:
         rows.append(
             {"method": first.label}
             | {names[row.setting]: cells.marked(row) + _other_seeds(row, first) for row in found}
-            | {"seeds": str(first.n_seeds), **cells.solved(first), **cells.cost(first)}
+            | {"seeds": str(first.n_seeds), **cells.sureness(first), **cells.solved(first), **cells.cost(first)}
         )
-    shown = pd.DataFrame(rows, columns=["method", *names.values(), *list(rows[0])[-7:]], dtype=object).fillna("")
+    shown = pd.DataFrame(rows, columns=["method", *names.values(), *list(rows[0])[-8:]], dtype=object).fillna("")
     return [f"{WORDS.get(metric, metric).capitalize()}, by setting:", cells.table(shown, ("method",))]
 
 
@@ -185,7 +185,7 @@ def _wide(section: pd.DataFrame, made: pd.DataFrame, costs: bool) -> list[str]:
             {"method": first.label}
             | {names[at]: cells.marked(cell) + _other_seeds(cell, first) for at, cell in found.items() if at in names}
             | {"seeds": str(first.n_seeds)}
-            | ({**cells.solved(first), **cells.cost(first)} if costs else {})
+            | ({**cells.sureness(first), **cells.solved(first), **cells.cost(first)} if costs else {})
         )
         widths = {names[at]: cells.episodes(cell) for at, cell in found.items() if at in names}
         if any(widths.values()) and not grouped:

@@ -44,10 +44,11 @@ def summary(made: pd.DataFrame) -> pd.DataFrame:
     """A frame summed up over seeds; see the module. Accuracies and errors are in percent, costs are means over seeds.
 
     `count` is the number of answers behind an accuracy by instance or group, of all seeds; `half_width` is NaN for one
-    seed. `n_solved` of `n_tried` seeds reached the task's `threshold` in validation, first after `steps_to_solve` steps
-    (median of those that did), and `unsolved` did not; a seed that diverged did not either, wherever it had been.
-    `standing` is best, or the verdict of a method against the best one of its column, `standing_p` its p by Holm: see
-    `bench.leaders`. Memories that were taken away and transductive results have none.
+    seed. `nll` is minus the log-likelihood in nats a value, where a method tells a distribution. `n_solved` of
+    `n_tried` seeds reached the task's `threshold` in validation, first after `steps_to_solve` steps (median of those
+    that did), and `unsolved` did not; a seed that diverged did not either, wherever it had been. `standing` is best, or
+    the verdict of a method against the best one of its column, `standing_p` its p by Holm: see `bench.leaders`.
+    Memories that were taken away and transductive results have none.
     """
     rows: list[dict[str, Any]] = []
     for (task, setting), section in once(made).groupby(["task", "setting"], sort=False):
@@ -57,10 +58,10 @@ def summary(made: pd.DataFrame) -> pd.DataFrame:
         _judge(ranked, section)
         rows += ranked
     columns = ["task", "setting", "method", "label", "at", "metric", "mean", "half_width", "episode_half_width",
-               "disjoint_half_width", "clustered_half_width", "sd", "standing", "standing_p", "transductive",
-               "n_seeds", "seeds", "count", "diverged", "missing", "threshold", "n_solved", "n_tried", "unsolved",
-               "steps_to_solve", "steps_to_solve_min", "steps_to_solve_max", "params", "train_s", "ms_step",
-               "cpu_ms_step", "published", "published_ci95", "source", "arxiv", "same_protocol", "because",
+               "disjoint_half_width", "clustered_half_width", "sd", "nll", "nll_half_width", "standing",
+               "standing_p", "transductive", "n_seeds", "seeds", "count", "diverged", "missing", "threshold",
+               "n_solved", "n_tried", "unsolved", "steps_to_solve", "steps_to_solve_min", "steps_to_solve_max",
+               "params", "train_s", "ms_step", "cpu_ms_step", "published", "published_ci95", "source", "arxiv", "same_protocol", "because",
                "records"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
@@ -97,6 +98,7 @@ def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[di
     failed = dict.fromkeys(group.loc[group["outcome"] == "diverged", "seed"], math.nan)
     rows = []
     scale = 100 if metric in PERCENT else 1
+    sure = [scores["nll"]["mean"] for scores in ok["scores"] if "nll" in scores]
     for at, there, values, errors, count in _places(task, metric, group[["outcome", "seed", "scores"]]):
         found = published.beside(spec, fields, at) if whole else []
         match = published.protocol_match(spec, found[0], fields) if found else None
@@ -114,6 +116,8 @@ def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[di
             "episode_half_width": float(np.mean(errors)) if errors else math.nan,
             **{f"{name}_half_width": scale * _open(there, name) if not at else math.nan for name in OPEN},
             "sd": spread(values),
+            "nll": float(np.mean(sure)) if sure and not at else math.nan,
+            "nll_half_width": t_half_width(sure) if not at else math.nan,
             "count": count,
             "published": found[0].value if found else math.nan,
             "published_ci95": found[0].ci95 if found else None,

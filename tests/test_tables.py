@@ -418,3 +418,19 @@ def test_a_missing_cell_ranks_nobody() -> None:
     assert list(table["method"])[:2] == ["maml", "zcnp"]
     assert table["standing"].iloc[0] == "best"
     assert not template(made).higher_is_better
+
+
+def test_how_sure_a_method_is_stands_beside_its_error() -> None:
+    cells = [spec("gp", "sinusoid", seed) for seed in range(3)]
+    told = [record(c, evaluation(c, [0.1, 0.3], nll={"mean": v, "per_episode": [v, v]}))
+            for c, v in zip(cells, (-0.5, -0.6, -0.7), strict=True)]  # fmt: skip
+    silent = [scored(spec("chance", "sinusoid", seed), 1.0) for seed in range(3)]
+    table = summary(frame(told + silent)).set_index("method")
+    assert table.loc["gp", "nll"] == pytest.approx(-0.6)
+    assert table.loc["gp", "nll_half_width"] == pytest.approx(t_half_width([-0.5, -0.6, -0.7]))
+    assert math.isnan(table.loc["chance", "nll"])
+    text = render(told + silent, "t")["t.md"]
+    assert "NLL, nats a value" in text
+    assert "-0.60 ± 0.25" in text
+    assert "minus the log-likelihood" in text
+    assert "NLL" not in render(silent, "t")["t.md"]
