@@ -61,8 +61,8 @@ def summary(made: pd.DataFrame) -> pd.DataFrame:
                "disjoint_half_width", "clustered_half_width", "sd", "nll", "nll_half_width", "standing",
                "standing_p", "transductive", "n_seeds", "seeds", "count", "diverged", "missing", "threshold",
                "n_solved", "n_tried", "unsolved", "steps_to_solve", "steps_to_solve_min", "steps_to_solve_max",
-               "params", "train_s", "ms_step", "cpu_ms_step", "published", "published_ci95", "source", "arxiv", "same_protocol", "because",
-               "records"]  # fmt: skip
+               "params", "train_s", "ms_step", "cpu_ms_step", "published", "published_ci95", "source", "arxiv",
+               "same_protocol", "because", "records"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
