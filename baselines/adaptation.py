@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor
 
 from baselines.backbones import image_shape, unsuited_image
 from baselines.batched import Backbone
-from bench.api import Examples, Learner, Task, TrainedMethod, option
+from bench.api import Episode, Examples, Learner, Task, TrainedMethod, option
 
 REPORTED = (0, 1, 5, 10)
 """`by_step` reports predictions after so many steps, as Finn et al. do for sinusoids."""
@@ -21,6 +23,16 @@ class AdaptingLearner(Learner):
 
     train_steps: int
     eval_steps: int
+    peers: Sequence[Any] = ()
+    """Learners of other seeds, itself among them, each of which answers its share of the tasks; see `joint`."""
+
+    def of_tasks(self, parameters: Callable[[Any], Iterable[Tensor]], tasks: int) -> list[Tensor]:
+        """A learner's parameters for each task, [tasks, *shape]; of all peers, one after another, where there are."""
+        each = [list(parameters(learner)) for learner in self.peers or (self,)]
+        share = tasks // len(each)
+        if len(each) == 1:
+            return [p.expand(tasks, *p.shape) for p in each[0]]
+        return [torch.stack(same).repeat_interleave(share, 0) for same in zip(*each, strict=True)]
 
     def adapt(self, support: Examples, steps: int) -> Iterator[Any]:
         """What answers after 0, 1, ... steps. An empty support leaves it as it is."""
@@ -41,6 +53,15 @@ class AdaptingLearner(Learner):
         reported = {*REPORTED, self.eval_steps}
         path = enumerate(self.adapt(support, max(reported)))
         return {step: self.answer(adapted, support, query_x, step) for step, adapted in path if step in reported}
+
+
+def joint(learners: Sequence[Learner], episodes: Sequence[Episode], task: Task) -> list[Tensor]:
+    """`TrainedMethod.losses` of adapting learners: they adapt to all their tasks as if these were one batch."""
+    (support, query) = (Examples(*map(torch.cat, zip(*part, strict=True))) for part in zip(*episodes, strict=True))
+    together = copy.copy(cast(AdaptingLearner, learners[0]))
+    together.peers = learners
+    predictions = together(support, query.x).chunk(len(learners))
+    return [task.loss(own, episode.query.y) for own, episode in zip(predictions, episodes, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from baselines.adaptation import AdaptingLearner, AdaptingMethod
+from baselines.adaptation import AdaptingLearner, AdaptingMethod, joint
 from baselines.batched import BatchedNet, Weights, answers
-from bench.api import Episode, Examples, Task, method, option
+from bench.api import Episode, Examples, Learner, Task, method, option
 
 
 class MAMLLearner(AdaptingLearner):
@@ -61,7 +61,9 @@ class MAMLLearner(AdaptingLearner):
         leaves them as they are.
         """
         tasks, shown = support.x.shape[:2]
-        weights: Weights = [weight.expand(tasks, *weight.shape) for weight in self.net.weights]
+        weights: Weights = self.of_tasks(lambda learner: learner.net.weights, tasks)
+        learned = self.config.rates != "fixed"
+        rates: Sequence[Any] = self.of_tasks(lambda learner: learner.rates, tasks) if learned else list(self.rates)
         yield weights
         outer = torch.is_grad_enabled()
         second = outer and self.config.order == "second"
@@ -72,15 +74,14 @@ class MAMLLearner(AdaptingLearner):
                     # The loss of a batch is a mean over tasks, none of which sees the weights of another.
                     loss = tasks * self.task.loss(self.net(self.at(step, weights), support.x, shown), support.y)
                     gradients = torch.autograd.grad(loss, [weights[i] for i in self.adapted], create_graph=second)
-                moved = dict(zip(self.adapted, self.moves(step, gradients), strict=True))
+                moved = dict(zip(self.adapted, self.moves(rates, step, gradients), strict=True))
                 weights = [w - moved[i] if i in moved else w for i, w in enumerate(weights)]
             yield weights
 
-    def moves(self, step: int, gradients: Sequence[Tensor]) -> list[Tensor]:
+    def moves(self, rates: Sequence[Any], step: int, gradients: Sequence[Tensor]) -> list[Tensor]:
         """Gradients times their rates; steps beyond those of training have the rates of the last."""
-        rates: Sequence[Any] = list(self.rates)
         if self.config.rates == "per-step":
-            rates = [rate[min(step, self.steps - 1)] for rate in rates]
+            rates = [rate[:, min(step, self.steps - 1)] for rate in rates]
         return [rate * gradient for rate, gradient in zip(rates, gradients, strict=True)]
 
     def at(self, step: int, weights: Weights) -> Weights:
@@ -145,3 +146,7 @@ class MAML(AdaptingMethod):
     def build(self, task: Task) -> MAMLLearner:
         """A fresh learner; see `Method.build`."""
         return MAMLLearner(self, task)
+
+    def losses(self, learners: Sequence[Learner], episodes: Sequence[Episode], task: Task) -> list[Tensor] | None:
+        """Those of learners of several seeds in one pass; see `TrainedMethod.losses`."""
+        return None if self.multi_step or task.online else joint(learners, episodes, task)

@@ -7,7 +7,7 @@ tables and the command line follow from these.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args, get_type_hints
@@ -304,6 +304,14 @@ class TrainedMethod(Method):
     def draw(self, task: Task, rng: Generator) -> Episode:
         """What one training step sees; override it for training that is not by episodes of the task."""
         return task.sample("train", self.batch, rng)
+
+    def losses(self, learners: Sequence[Learner], episodes: Sequence[Episode], task: Task) -> list[Tensor] | None:
+        """Training losses of its learners of several seeds, each on its own episode, in one pass; None: one by one.
+
+        Override it where small learners spend their time on calls: `bench run --stack` trains them so. A loss must
+        depend on the parameters of its own learner alone, and be that of `loss` but for rounding.
+        """
+        return None
 
     def rate(self, step: int) -> float:
         """Learning rate at a step (from 0)."""

@@ -190,6 +190,7 @@ def run(
     workers: Annotated[int, typer.Option(metavar="N", help="Cells at the same time, each in a process.")] = 1,
     executor: Annotated[str, typer.Option(metavar="NAME", help="Where: local, or as jobs of slurm or ray.")] = "local",
     threads: Annotated[int | None, typer.Option(metavar="N", help="Torch threads of each; else cores shared.")] = None,
+    stack: Annotated[int, typer.Option(metavar="N", help="Seeds at once in one pass, of small methods that can.")] = 1,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda or auto.")] = "cpu",
     backend: Annotated[
         str, typer.Option(metavar="BACKEND", help="auto, reference or fused: how memories are computed.")
@@ -216,8 +217,9 @@ def run(
     plan = running.planned(chosen) if dry_run else chosen()
     cells = grid.shard(plan.cells, shard) if shard else plan.cells
     request = running.Request(
-        suite, cells, plan.notes, results, workers, threads, device, training.backend_of(backend), executor, picture
-    )
+        suite, cells, plan.notes, results, workers, threads, device, training.backend_of(backend), executor, stack,
+        picture,
+    )  # fmt: skip
     with _stdout_for_json(as_json):
         code, told = running.dry_run(request, as_json) if dry_run else running.run(request, as_json)
     if as_json:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import multiprocessing
 import os
 import queue
@@ -23,10 +24,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench import files, records, registry
+from bench.api import TrainedMethod
 from bench.config import canonical
 from bench.errors import BenchError
 from bench.grid import Cell
-from bench.training import Context, Interrupted, Progress, run_cell
+from bench.training import Context, Interrupted, Progress, run_cell, run_stack
 
 GRACE_S = 1.0
 """After Ctrl-C a step in flight gets this long before it is cut off; its last checkpoint remains."""
@@ -71,10 +73,12 @@ def execute(
             from bench import remote  # its workers call this module
 
             remote.spread(name, cells, context, workers, stopping, note)
-        elif workers == 1 or len(cells) == 1:
-            _here(cells, replace(context, stopping=stopping.is_set), note)
         else:
-            _pool(cells, context, workers, stopping, note)
+            stacks = stacked(cells, context.stack)
+            if workers == 1 or len(stacks) == 1:
+                _here(stacks, replace(context, stopping=stopping.is_set), note)
+            else:
+                _pool(stacks, context, workers, stopping, note)
     seen = {o.cell.id for o in outcomes}
     for cell in cells:
         if cell.id not in seen:
@@ -100,71 +104,112 @@ def log_failure(results: Path, cell: Cell, message: str, trace: str = "") -> Non
         files.replace(_failure_path(results, cell.id), f"{message}\n\n{cell.label}\n{trace}".encode())
 
 
-def _here(cells: Sequence[Cell], context: Context, note: Callable[[Outcome], None]) -> None:
+Stack = tuple[Cell, ...]
+"""Cells that are trained in one pass."""
+
+
+def stacked(cells: Sequence[Cell], most: int) -> list[Stack]:
+    """Cells in stacks of at most so many that differ in their seed alone; of one, where a method trains one by one."""
+    groups: dict[Any, list[Cell]] = {}
+    for cell in cells:
+        alone = most == 1 or getattr(type(cell.method), "losses", None) in (None, TrainedMethod.losses)
+        groups.setdefault(cell.id if alone else canonical(cell.spec | {"seed": 0}), []).append(cell)
+    return [tuple(group[i : i + most]) for group in groups.values() for i in range(0, len(group), most)]
+
+
+def _here(stacks: Sequence[Stack], context: Context, note: Callable[[Outcome], None]) -> None:
     # A cell that another run holds is put to the end of the line, and its record is awaited there.
-    waiting = list(cells)
+    waiting = list(stacks)
     while waiting:
-        busy = []
-        for cell in waiting:
-            outcome = _attempt(cell, context)
-            if outcome is None:
-                busy.append(cell)
-                continue
-            note(outcome)
-            if outcome.status == "interrupted":
+        busy: list[Stack] = []
+        for stack in waiting:
+            outcomes = _attempt(stack, context)
+            for outcome in outcomes:
+                note(outcome)
+            if any(outcome.status == "interrupted" for outcome in outcomes):
                 return
+            busy += _left(stack, outcomes)
         if len(busy) == len(waiting):
-            context.report(Progress(busy[0].id, WAITING, 0, 0))
+            context.report(Progress(busy[0][0].id, WAITING, 0, 0))
             time.sleep(0.2)
         if busy and context.stopping():
             return
         waiting = busy
 
 
-def _attempt(cell: Cell, context: Context) -> Outcome | None:
-    """Run one cell under its lock; None where another process holds it."""
+def _left(stack: Stack, outcomes: Sequence[Outcome]) -> list[Stack]:
+    """What of a stack another run holds."""
+    left = tuple(cell for cell in stack if all(cell.id != outcome.cell.id for outcome in outcomes))
+    return [left] if left else []
+
+
+def _attempt(stack: Stack, context: Context) -> list[Outcome]:
+    """Run those cells that no other process holds, under their locks. Where a stack fails, each is tried alone."""
+    with contextlib.ExitStack() as locks:
+        try:
+            mine = [cell for cell in stack if locks.enter_context(_lock(context.results, cell.id))]
+        except BenchError as error:
+            return [_failed(cell, error, context) for cell in stack]
+        try:
+            new = [cell for cell in mine if len(mine) > 1 and not _recorded(cell, context)]
+            if len(new) > 1:
+                run_stack(new, context)
+        except (Interrupted, KeyboardInterrupt):
+            return [Outcome(cell, "done" if _recorded(cell, context) else "interrupted") for cell in mine]
+        except Exception:
+            pass  # what is wrong with which cell is said below
+        return [_run(cell, context) for cell in mine]
+
+
+def _recorded(cell: Cell, context: Context) -> bool:
+    path = records.path_of(context.results, cell.spec)
+    records.check_link(path)
+    return path.exists()
+
+
+def _run(cell: Cell, context: Context) -> Outcome:
+    """Run a cell whose lock is held."""
     try:
-        with _lock(context.results, cell.id) as mine:
-            if not mine:
-                return None
-            path = records.path_of(context.results, cell.spec)
-            records.check_link(path)
-            if not path.exists():
-                run_cell(cell, context)
-            _failure_path(context.results, cell.id).unlink(missing_ok=True)
-            return Outcome(cell, "done")
+        if not _recorded(cell, context):
+            run_cell(cell, context)
+        _failure_path(context.results, cell.id).unlink(missing_ok=True)
+        return Outcome(cell, "done")
     except (Interrupted, KeyboardInterrupt):
         return Outcome(cell, "interrupted")
     except Exception as error:
-        user_error = isinstance(error, BenchError)
-        message = str(error) if user_error else f"{type(error).__name__}: {error}"
-        log_failure(context.results, cell, message, traceback.format_exc())
-        return Outcome(cell, "failed", message, user_error)
+        return _failed(cell, error, context)
+
+
+def _failed(cell: Cell, error: Exception, context: Context) -> Outcome:
+    user_error = isinstance(error, BenchError)
+    message = str(error) if user_error else f"{type(error).__name__}: {error}"
+    log_failure(context.results, cell, message, traceback.format_exc())
+    return Outcome(cell, "failed", message, user_error)
 
 
 def _pool(
-    cells: Sequence[Cell],
+    stacks: Sequence[Stack],
     context: Context,
     workers: int,
     stopping: threading.Event,
     note: Callable[[Outcome], None],
 ) -> None:
     """Run cells in worker processes. Those that ran when a worker was lost are tried again alone, one by one."""
-    waiting, alone = list(cells), list[Cell]()
+    waiting, alone = list(stacks), list[Cell]()
     while waiting and not stopping.is_set():
         lost, running = _round(waiting, context, workers, stopping, note)
         suspects = [c for c in lost if c.id in running] or lost
         alone += suspects
-        waiting = [c for c in lost if c not in suspects]
+        waiting = [(c,) for c in lost if c not in suspects]
     for cell in alone:
-        if not stopping.is_set() and _round([cell], context, 1, stopping, note)[0] and not stopping.is_set():
+        if not stopping.is_set() and _round([(cell,)], context, 1, stopping, note)[0] and not stopping.is_set():
             message = "its worker process was lost twice (killed, or out of memory); run again with fewer --workers"
             log_failure(context.results, cell, message)
             note(Outcome(cell, "failed", message))
 
 
 def _round(
-    cells: Sequence[Cell],
+    stacks: Sequence[Stack],
     context: Context,
     workers: int,
     stopping: threading.Event,
@@ -174,13 +219,13 @@ def _round(
     spawn = multiprocessing.get_context("spawn")
     # Made anew each time: a killed process may have held their locks.
     stop, reports = spawn.Event(), spawn.Queue()
-    pool = ProcessPoolExecutor(min(workers, len(cells)), spawn, initializer=_start_worker, initargs=(stop, reports))
+    pool = ProcessPoolExecutor(min(workers, len(stacks)), spawn, initializer=_start_worker, initargs=(stop, reports))
     lost: list[Cell] = []
     running: set[str] = set()
     doomed: list[Any] = []
     try:
         with _sigint_held():
-            futures: dict[Future[Outcome | None], Cell] = {pool.submit(_work, c, plain(context)): c for c in cells}
+            futures: dict[Future[list[Outcome]], Stack] = {pool.submit(_work, s, plain(context)): s for s in stacks}
         while futures:
             for progress in _news(reports):
                 running.add(progress.id)
@@ -190,20 +235,20 @@ def _round(
                 doomed = list(pool._processes.values())  # shutdown forgets them
                 pool.shutdown(wait=False, cancel_futures=True)
             for future in [f for f in futures if f.done()]:
-                cell = futures.pop(future)
+                stack = futures.pop(future)
                 if future.cancelled():
                     continue
                 try:
-                    outcome = future.result()
-                    if outcome is None and not stop.is_set():
-                        context.report(Progress(cell.id, WAITING, 0, 0))
+                    outcomes = future.result()
+                    for left in [] if stop.is_set() else _left(stack, outcomes):
+                        context.report(Progress(left[0].id, WAITING, 0, 0))
                         time.sleep(0.1)
-                        futures[pool.submit(_work, cell, plain(context))] = cell
+                        futures[pool.submit(_work, left, plain(context))] = left
                 except BrokenProcessPool:
-                    lost.append(cell)
+                    lost += stack
                     continue
-                running.discard(cell.id)
-                if outcome is not None:
+                running -= {cell.id for cell in stack}
+                for outcome in outcomes:
                     note(outcome)
     except KeyboardInterrupt:
         if not stopping.is_set():
@@ -252,17 +297,17 @@ def _die_with_parent(parent: int) -> None:
     os._exit(1)
 
 
-def _work(cell: Cell, context: Context) -> Outcome | None:
-    _reports.put(Progress(cell.id, "starting", 0, cell.budget.steps))
-    last = 0.0
+def _work(stack: Stack, context: Context) -> list[Outcome]:
+    for cell in stack:
+        _reports.put(Progress(cell.id, "starting", 0, cell.budget.steps))
+    last: dict[str, float] = {}
 
     def report(progress: Progress) -> None:
-        nonlocal last
-        if time.monotonic() - last > 0.2 or progress.phase != "training":
-            last = time.monotonic()
+        if time.monotonic() - last.get(progress.id, -math.inf) > 0.2 or progress.phase != "training":
+            last[progress.id] = time.monotonic()
             _reports.put(progress)
 
-    return _attempt(cell, replace(context, report=report, stopping=_stop.is_set))
+    return _attempt(stack, replace(context, report=report, stopping=_stop.is_set))
 
 
 def plain(context: Context) -> Context:

@@ -177,9 +177,12 @@ def _know_metrics(rows: list[dict[str, Any]]) -> None:
 def _step_times(steps: int, cost: Mapping[str, Any], env: Mapping[str, Any]) -> dict[str, float]:
     """Milliseconds a training step.
 
-    Processor time says nothing of a GPU. Nor is it known of a record that was resumed: checkpoints did not always hold
-    it, and that of the part before may be left out.
+    Of seeds that were trained in one pass there are none: they took their steps together. Processor time says nothing
+    of a GPU. Nor is it known of a record that was resumed: checkpoints did not always hold it, and that of the part
+    before may be left out.
     """
+    if env.get("stacked"):
+        return {}
     seconds = {"ms_step": cost.get("train_s")}
     if not env.get("cuda") and not env.get("resumed"):
         seconds["cpu_ms_step"] = cost.get("train_cpu_s")

@@ -32,6 +32,7 @@ def run(
     device: str = "cpu",
     backend: Backend = "auto",
     executor: str = "local",
+    stack: int = 1,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> list[records.Record]:
     """Run a grid and return its records; cells that are recorded already are not run again.
@@ -48,6 +49,7 @@ def run(
         device: cpu, cuda or auto.
         backend: auto, reference or fused: how it is computed; records say what ran.
         executor: local, slurm or ray; workers are then jobs at once.
+        stack: seeds at once in one pass, of methods that can; the same but for rounding, and records say how many.
         report: called with a `Progress` as work goes on.
 
     Raises:
@@ -58,7 +60,7 @@ def run(
         os.environ["BENCH_DATA"] = str(data)
     methods, tasks, set = ([each] if isinstance(each, str) else each for each in (methods, tasks, set))
     plan = grid.plan(suite, methods, tasks, seeds, set, steps)
-    context = context_for(Path(results), executor, workers, threads, device, backend_of(backend), report)
+    context = context_for(Path(results), executor, workers, threads, device, backend_of(backend), stack, report)
     pending = [c for c in plan.cells if not records.path_of(context.results, c.spec).exists()]
     if pending:
         executors.preflight(context.results)
@@ -85,18 +87,23 @@ def context_for(
     threads: int | None,
     device: str,
     backend: Backend,
+    stack: int = 1,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Context:
     """How to run cells. On other machines each worker finds its device itself, and has one thread unless told.
 
     Raises:
-        BenchError: no such executor or device, or fewer than one worker or thread.
+        BenchError: no such executor or device, fewer than one worker, thread or seed at once, or several elsewhere.
     """
+    if stack < 1:
+        raise BenchError(f"--stack is at least 1, not {stack}")
     if executors.named(executor) == "local":
         device, threads = device_of(device), threads_for(workers, threads)
+    elif stack > 1:
+        raise BenchError("--stack is for cells that run here: with --executor slurm or ray each job runs one cell")
     else:
         device, threads = device_named(device), threads_for(workers, 1 if threads is None else threads)
-    return Context(results, device, threads, backend, report)
+    return Context(results, device, threads, backend, report, stack=stack)
 
 
 def threads_for(workers: int, threads: int | None) -> int:

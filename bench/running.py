@@ -37,6 +37,7 @@ class Request:
     device: str = "cpu"
     backend: Backend = "auto"
     executor: str = "local"
+    stack: int = 1
     picture: bool = True
 
 
@@ -93,8 +94,9 @@ def run(request: Request, as_json: bool) -> tuple[int, dict[str, Any]]:
     """Run what is not recorded; the exit code, and the call as data."""
     out, err = views.console(stderr=as_json), views.console(stderr=True)
     context = context_for(
-        request.results, request.executor, request.workers, request.threads, request.device, request.backend
-    )
+        request.results, request.executor, request.workers, request.threads, request.device, request.backend,
+        request.stack,
+    )  # fmt: skip
     store = look_up(request.results, request.cells)
     _say_notes(request, store)
     out.print(f"{_cells(len(request.cells))}: {len(store.recorded)} recorded already, {len(store.pending)} to run")

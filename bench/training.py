@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class Progress:
 
 @dataclass
 class Context:
-    """How to run, as opposed to what: nothing in here changes a result."""
+    """How to run, as opposed to what: nothing in here changes a result, but for what is said."""
 
     results: Path
     device: str = "cpu"
@@ -54,6 +55,8 @@ class Context:
     report: Callable[[Progress], None] = lambda progress: None
     stopping: Callable[[], bool] = lambda: False
     checkpoint_s: float = CHECKPOINT_S
+    stack: int = 1
+    """Seeds at once, of methods that can train several in one pass: results are the same but for rounding."""
 
 
 @dataclass
@@ -103,6 +106,27 @@ class Training:
             setattr(self, key, value)
 
 
+class Asked(NamedTuple):
+    """A training step of one cell, up to its gradient."""
+
+    cell: Cell
+    learner: Learner
+    episode: Episode
+    task: Task
+    step: int
+
+
+class Answered(NamedTuple):
+    """Its loss, and what it cost; the learner's parameters have their gradients, unless the loss is not finite."""
+
+    loss: float
+    seconds: float
+    cpu_seconds: float
+
+
+Running = Generator[Asked, Answered, records.Record]
+
+
 def run_cell(cell: Cell, context: Context) -> records.Record:
     """Train and test one cell and write its record. Takes up the latest checkpoint where there is one.
 
@@ -110,35 +134,97 @@ def run_cell(cell: Cell, context: Context) -> records.Record:
         Interrupted: asked to stop; run again to resume.
         BenchError: the method, task or checkpoint cannot be used.
     """
+    (record,) = run_stack([cell], context)
+    return record
+
+
+def run_stack(cells: Sequence[Cell], context: Context) -> list[records.Record]:
+    """Run cells that differ in their seed alone, side by side: each step takes the gradients of all in one pass.
+
+    Each keeps its own parameters, optimiser, episodes, checkpoints and record, which says how many ran with it. Raises
+    as `run_cell`; what is recorded by then stays, and what was trained is in checkpoints.
+    """
     torch.set_num_threads(context.threads)
     if context.device == "cuda":
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.allow_tf32 = False  # records say float32, and convolutions are to mean it
+    done: dict[int, records.Record] = {}
+    with torch.random.fork_rng(devices=[]):
+        running = {i: _run(cell, context, len(cells)) for i, cell in enumerate(cells)}
+        answers: dict[int, Any] = dict.fromkeys(running)  # the first is None: it starts the cell
+        try:
+            while running:
+                asked = {}
+                for i, run in list(running.items()):
+                    try:
+                        asked[i] = run.send(answers[i])
+                    except StopIteration as end:
+                        done[i] = end.value
+                        del running[i]
+                answers = dict(zip(asked, _gradients(list(asked.values())), strict=True)) if asked else {}
+        except BaseException:
+            for run in running.values():  # they save what they have; nothing, the one that raised
+                with contextlib.suppress(Interrupted):
+                    run.throw(Interrupted())
+            raise
+    return [done[i] for i in range(len(cells))]
+
+
+def _gradients(asked: Sequence[Asked]) -> list[Answered]:
+    """Take the gradients of some training steps, in one pass where there are several and their method can."""
+    began, cpu_began = time.monotonic(), time.process_time()
+    first, losses = asked[0], None
+    if len(asked) > 1 and all(a.task == first.task and _form(a) == _form(first) for a in asked):
+        torch.manual_seed(_step_seed(first))
+        method = cast(TrainedMethod, first.cell.method)
+        losses = method.losses([a.learner for a in asked], [a.episode for a in asked], first.task)
+    if losses is None:
+        losses = []
+        for a in asked:
+            torch.manual_seed(_step_seed(a))
+            losses.append(a.learner.loss(a.episode, a.task))
+    values = [loss.item() for loss in losses]
+    if finite := [loss for loss, value in zip(losses, values, strict=True) if math.isfinite(value)]:
+        (finite[0] if len(finite) == 1 else torch.stack(finite).sum()).backward()
+    spent, cpu_spent = time.monotonic() - began, time.process_time() - cpu_began
+    return [Answered(value, spent / len(asked), cpu_spent / len(asked)) for value in values]
+
+
+def _form(asked: Asked) -> list[torch.Size]:
+    return [part.shape for examples in asked.episode for part in examples]
+
+
+def _step_seed(asked: Asked) -> int:
+    """For dropout and the like: a function of the step."""
+    return torch_seed("step", asked.cell.seed, asked.step)
+
+
+def _run(cell: Cell, context: Context, together: int) -> Running:
+    """One cell, which asks for the gradients of its training steps. together: cells that run in one pass."""
     started = _now()
     cell.method.check_packages()
     environment.reset_peak_memory(context.device)
     env = environment.describe(context.device, context.threads, cell.method.packages)
     content = {"name": cell.task.dataset, "sha256": data.digest(cell.task.dataset)} if cell.task.dataset else None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_seed("init", cell.method.name, cell.seed))
-        learner = cell.method.build(cell.task.training()).to(context.device)
-        testers = _testers(cell, learner, context.device)
-        for each in (learner, *(tester for _, tester in testers.values())):
-            each.use(context.backend, lambda: context.report(Progress(cell.id, COMPILING, 0, 0)))
-        training = Training(learner, None)
-        finite = True
+    torch.manual_seed(torch_seed("init", cell.method.name, cell.seed))
+    learner = cell.method.build(cell.task.training()).to(context.device)
+    testers = _testers(cell, learner, context.device)
+    for each in (learner, *(tester for _, tester in testers.values())):
+        each.use(context.backend, lambda: context.report(Progress(cell.id, COMPILING, 0, 0)))
+    training = Training(learner, None)
+    finite = True
+    if isinstance(cell.method, TrainedMethod):
+        training.optimiser = cell.method.optimiser(learner)
+    try:
         if isinstance(cell.method, TrainedMethod):
-            training.optimiser = cell.method.optimiser(learner)
-        try:
-            if isinstance(cell.method, TrainedMethod):
-                finite = _train(cell, cell.method, training, testers[""][1], context)
-            evaluations, eval_s = _test(cell, training, testers, context) if finite else ({}, 0.0)
-            ran = {*training.ran, *learner.ran}.union(*(tester.ran for _, tester in testers.values()))
-            diagnostics = _diagnostics(cell, testers[""][1], context) if evaluations else None
-        except Interrupted:
-            if training.optimiser is not None:
-                checkpoints.save_step(context.results, cell.id, training.step, training.state())
-            raise
+            finite = yield from _train(cell, cell.method, training, testers[""][1], context)
+        evaluations, eval_s = _test(cell, training, testers, context) if finite else ({}, 0.0)
+        ran = {*training.ran, *learner.ran}.union(*(tester.ran for _, tester in testers.values()))
+        diagnostics = _diagnostics(cell, testers[""][1], context) if evaluations else None
+    except Interrupted:
+        if training.optimiser is not None:
+            checkpoints.save_step(context.results, cell.id, training.step, training.state())
+        raise
     record = records.Record(
         id=cell.id,
         spec=cell.spec,
@@ -164,7 +250,8 @@ def run_cell(cell: Cell, context: Context) -> records.Record:
         data=content,
         env=env
         | ({"backend": " and ".join(sorted(ran))} if ran else {})
-        | ({"resumed": training.resumed} if training.resumed else {}),
+        | ({"resumed": training.resumed} if training.resumed else {})
+        | ({"stacked": together} if together > 1 else {}),
         started=started,
         finished=_now(),
     )
@@ -208,7 +295,9 @@ def evaluate(
     }
 
 
-def _train(cell: Cell, method: TrainedMethod, training: Training, validator: Learner, context: Context) -> bool:
+def _train(
+    cell: Cell, method: TrainedMethod, training: Training, validator: Learner, context: Context
+) -> Generator[Asked, Answered, bool]:
     """Train to the end of the budget. Returns False where the loss became infinite or NaN."""
     budget, task, learner, optimiser = cell.budget, cell.task.training(), training.learner, training.optimiser
     assert optimiser is not None
@@ -236,14 +325,14 @@ def _train(cell: Cell, method: TrainedMethod, training: Training, validator: Lea
         now = cell.task.curriculum(step)
         episode = method.draw(now, rng).to(context.device)
         learner.train()
-        torch.manual_seed(torch_seed("step", cell.seed, step))  # dropout and the like: a function of the step
-        loss = learner.loss(episode, now)
-        value = loss.item()
+        optimiser.zero_grad()
+        seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu_began
+        answered = yield Asked(cell, learner, episode, now, step)
+        began, cpu_began = time.monotonic(), time.process_time()
+        value = answered.loss
         if not math.isfinite(value):
             training.curve.append({"step": step + 1, "loss": None, "val": None, "val_by_instance": None})
             return False
-        optimiser.zero_grad()
-        loss.backward()
         if method.clip:
             torch.nn.utils.clip_grad_norm_(learner.parameters(), method.clip)
         for group, ratio in zip(optimiser.param_groups, ratios, strict=True):
@@ -252,8 +341,8 @@ def _train(cell: Cell, method: TrainedMethod, training: Training, validator: Lea
         training.step += 1
         training.loss_sum += value
         training.loss_steps += 1
-        training.train_s += time.monotonic() - began
-        training.train_cpu_s += time.process_time() - cpu_began
+        training.train_s += seconds + answered.seconds + time.monotonic() - began
+        training.train_cpu_s += cpu_seconds + answered.cpu_seconds + time.process_time() - cpu_began
         context.report(Progress(cell.id, "training", training.step, budget.steps, value))
         if time.monotonic() - saved_at > context.checkpoint_s:
             checkpoints.save_step(context.results, cell.id, training.step, training.state())
