@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench import data, extras, registry
-from bench.config import as_dict, canonical, override
+from bench.config import as_dict, build, canonical, override
 from bench.errors import BenchError, MissingData, MissingPackage, Unsuited
 from bench.operations import Draw, Op, Outputs, Work, part
 from bench.registry import method, op, option, task, variant
@@ -28,7 +28,7 @@ from bench.seeding import generator
 __all__ = [
     "Addresses", "Backend", "BenchError", "Draw", "Episode", "Examples", "Generator", "Learner", "Memory", "Method",
     "MissingData", "MissingPackage", "Op", "Outputs", "Split", "Task", "TrainedMethod", "Unsuited", "Work", "answer",
-    "generator", "loadable", "method", "method_of", "op", "option", "part", "task", "variant",
+    "build", "generator", "loadable", "method", "method_of", "op", "option", "part", "task", "variant",
 ]  # fmt: skip
 
 Split = Literal["train", "val", "test"]

@@ -14,6 +14,7 @@ from torch import Tensor
 from bench import registry
 from bench.api import BenchError, Memory, Task, generator
 from bench.tasks.glyphs import GlyphsOnline
+from mann import DNC, LRUA, NTM, SAM, SDNC, Delta, KaiserMemory
 from mann.ablations import ABLATIONS
 from mann.controllers import CONTROLLERS
 from mann.learner import MemoryLearner, MemoryMethod, unroll
@@ -211,3 +212,21 @@ def test_any_part_of_it_can_be_taken_away(name: str, ablate: str) -> None:
         assert isinstance(learner, MemoryLearner)
         x = torch.randn(2, learner.memory.interface_size)
         assert not learner.memory(x, learner.memory.initial_state(2, x))[0].any()
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "says"),
+    [
+        (NTM, {"start": "zeros"}, "ntm.start must be one of constant, random, learned, not 'zeros'"),
+        (LRUA, {"head_slots": "own"}, "lrua.head_slots must be one of shared, per-head"),
+        (SAM, {"search": "annoy"}, "sam.search must be one of exact, lsh"),
+        (SDNC, {"usage": "u3"}, "sdnc.usage must be one of u1, u2"),
+        (Delta, {"rule": "hebb"}, "delta.rule must be one of delta, sum"),
+        (DNC, {"slots": 8.5}, "dnc.slots must be a whole number, not 8.5"),
+        (LRUA, {"reads": 4}, "no field of lrua 'reads'"),
+        (KaiserMemory, {"slot": 4}, "no field of kaiser 'slot'; did you mean slots"),
+    ],
+)
+def test_options_that_there_are_not_are_refused_by_a_cell_alone(cell: Any, options: Any, says: str) -> None:
+    with pytest.raises(BenchError, match=says):
+        cell(**options)
