@@ -439,6 +439,12 @@ class Memory(nn.Module, Generic[State]):
     consumes_state: ClassVar[bool] = False
     """True: a step changes the state that it is given, which serves once; copy a state to step from it again."""
 
+    def __call__(self, interface: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """One step, see `forward`; without a state the first one."""
+        state = self.initial_state(len(interface), interface) if state is None else state
+        step: tuple[Tensor, State] = super().__call__(interface, state)
+        return step
+
     def initial_state(self, batch: int, like: Tensor) -> State:
         """The state before the first step, with `like`'s dtype and device."""
         raise NotImplementedError

@@ -69,6 +69,16 @@ def test_a_step_has_the_declared_form(name: str, batch: int) -> None:
 
 
 @ALL
+def test_without_a_state_a_step_is_the_first(name: str) -> None:
+    memory = cell(name)
+    x = interfaces(memory, 3, 2)
+    with torch.no_grad():
+        first, state = memory(x[:, 0])
+        second, _ = memory(x[:, 1], state)
+        assert torch.equal(torch.stack((first, second), 1), unroll(memory, x)[0])
+
+
+@ALL
 def test_gradients_are_those_of_differences(name: str) -> None:
     memory = cell(name)
     x = interfaces(memory, 1, 2).requires_grad_()
