@@ -440,7 +440,14 @@ class Memory(nn.Module, Generic[State]):
     """True: a step changes the state that it is given, which serves once; copy a state to step from it again."""
 
     def __call__(self, interface: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """One step, see `forward`; without a state the first one."""
+        """One step, see `forward`; without a state the first one.
+
+        Raises:
+            BenchError: an interface of another shape.
+        """
+        if interface.shape[1:] != (self.interface_size,):
+            wanted, name = f"[batch, {self.interface_size}]", type(self).__name__
+            raise BenchError(f"{name} takes an interface of {wanted}, not {list(interface.shape)}")
         state = self.initial_state(len(interface), interface) if state is None else state
         step: tuple[Tensor, State] = super().__call__(interface, state)
         return step

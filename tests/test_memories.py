@@ -79,6 +79,15 @@ def test_without_a_state_a_step_is_the_first(name: str) -> None:
 
 
 @ALL
+def test_an_interface_of_another_shape_is_refused(name: str) -> None:
+    memory = cell(name)
+    size = memory.interface_size
+    for shape in ((size,), (2, size + 1), (2, 2 * size), (2, 1, size)):
+        with pytest.raises(BenchError, match=rf"takes an interface of \[batch, {size}\], not"):
+            memory(torch.zeros(shape))
+
+
+@ALL
 def test_gradients_are_those_of_differences(name: str) -> None:
     memory = cell(name)
     x = interfaces(memory, 1, 2).requires_grad_()
