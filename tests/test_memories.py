@@ -209,6 +209,11 @@ def test_sizes_that_do_not_fit_are_refused_before_anything_runs(name: str, setti
     assert torch.equal(torch.get_rng_state(), random), "a check draws nothing"
 
 
+def test_a_memory_without_room_is_refused() -> None:
+    with pytest.raises(BenchError, match="ntm: there is no room for its memory"):
+        MADE["ntm"](start="learned", slots=10**15).check()
+
+
 @ALL
 @pytest.mark.parametrize("controller", CONTROLLERS)
 def test_any_controller_drives_it(name: str, controller: str) -> None:
