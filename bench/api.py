@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench import data, extras, registry
-from bench.config import as_dict, canonical, override
+from bench.config import as_dict, build, canonical, override
 from bench.errors import BenchError, MissingData, MissingPackage, Unsuited
 from bench.operations import Draw, Op, Outputs, Work, part
 from bench.registry import method, op, option, task, variant
@@ -28,7 +28,7 @@ from bench.seeding import generator
 __all__ = [
     "Addresses", "Backend", "BenchError", "Draw", "Episode", "Examples", "Generator", "Learner", "Memory", "Method",
     "MissingData", "MissingPackage", "Op", "Outputs", "Split", "Task", "TrainedMethod", "Unsuited", "Work", "answer",
-    "generator", "loadable", "method", "method_of", "op", "option", "part", "task", "variant",
+    "build", "generator", "loadable", "method", "method_of", "op", "option", "part", "task", "variant",
 ]  # fmt: skip
 
 Split = Literal["train", "val", "test"]
@@ -446,6 +446,19 @@ class Memory(nn.Module, Generic[State]):
     """Width of what it gets back."""
     consumes_state: ClassVar[bool] = False
     """True: a step changes the state that it is given, which serves once; copy a state to step from it again."""
+
+    def __call__(self, interface: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """One step, see `forward`; without a state the first one.
+
+        Raises:
+            BenchError: an interface of another shape.
+        """
+        if interface.shape[1:] != (self.interface_size,):
+            wanted, name = f"[batch, {self.interface_size}]", type(self).__name__
+            raise BenchError(f"{name} takes an interface of {wanted}, not {list(interface.shape)}")
+        state = self.initial_state(len(interface), interface) if state is None else state
+        step: tuple[Tensor, State] = super().__call__(interface, state)
+        return step
 
     def initial_state(self, batch: int, like: Tensor) -> State:
         """The state before the first step, with `like`'s dtype and device."""

@@ -93,7 +93,7 @@ def convert(cls: type, key: str, value: Any) -> Any:
     """
     from bench.registry import unknown
 
-    owner = getattr(cls, "name", cls.__name__.lower())
+    owner = getattr(cls, "name", cls.__name__.lower().removesuffix("options"))
     hints = _hints(cls)
     names = {f.name for f in dataclasses.fields(cls)}
     if key not in names:

@@ -123,9 +123,10 @@ def untrained(methods: Sequence[str], tasks: Sequence[str], settings: Sequence[s
     cells = grid.plan(methods=methods, tasks=tasks, seeds=[seed], settings=settings).cells
     if len(cells) != 1:
         raise BenchError(f"inspect looks at one memory at a time, and these choices name {len(cells)}")
-    cell = cells[0]
+    cell, learner = cells[0], _built(cells[0])
+    learner.use("reference")  # a few episodes are sooner answered than fast code is compiled for them
     name = f"{cell.method.name}-{cell.task.name}-s{seed}-untrained"
-    return Subject(cell, _built(cell), name, f"{cell.label} · untrained")
+    return Subject(cell, learner, name, f"{cell.label} · untrained")
 
 
 def _built(cell: Cell) -> Learner:

@@ -11,22 +11,24 @@ MOST_ITEMS = 1000
 
 
 def guessing(fields: Mapping[str, Any]) -> float | None:
-    """Accuracy of guessing: one of `way` classes, of 5^5 strings, or of `values`; None where there are none."""
+    """Accuracy of guessing: one of `way` or `among` labels, 5^5 strings, or `values`; None where there are none."""
     if fields.get("labels") == "string":
         return 100 / 5**5
-    classes = _whole(fields, "way", MOST_CLASSES) or _whole(fields, "values", MOST_CLASSES)
+    classes = _labels(fields) or _whole(fields, "values", MOST_CLASSES)
     return 100 / classes if classes else None
 
 
 def ceiling(fields: Mapping[str, Any]) -> float | None:
     """Best possible accuracy when a class is first shown, by ruling out labels already used: (1/N) Σ 1/k.
 
-    None for strings, nearly all of which are never used.
+    k is what is left of N labels, or of those that they are drawn `among`. None for strings, nearly all of which are
+    never used.
     """
     way = _whole(fields, "way", MOST_CLASSES)
     if not way or fields.get("labels") == "string":
         return None
-    return 100 / way * sum(1 / k for k in range(1, way + 1))
+    labels = _labels(fields)
+    return 100 / way * sum(1 / k for k in range(labels - way + 1, labels + 1))
 
 
 def elimination(fields: Mapping[str, Any]) -> tuple[float, dict[int, float]] | None:
@@ -51,6 +53,11 @@ def elimination(fields: Mapping[str, Any]) -> tuple[float, dict[int, float]] | N
                 right[group] = right.get(group, 0.0) + 1 / n / (n - j + 1)
                 count[group] = count.get(group, 0.0) + 1 / n
     return 100 * fmean(overall), {group: 100 * right[group] / count[group] for group in sorted(right)}
+
+
+def _labels(fields: Mapping[str, Any]) -> int:
+    """One-hot labels that an episode's classes take theirs from."""
+    return max(_whole(fields, name, MOST_CLASSES) for name in ("way", "among"))
 
 
 def _whole(fields: Mapping[str, Any], name: str, most: int) -> int:

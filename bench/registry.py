@@ -79,8 +79,8 @@ def option(default: Any, help: str = "", *, late: bool = False, training: bool =
 
     late: added after records existed; left out of the identity while it holds its default, so that old records stay
     valid. training: a task field that shapes training only; it does not change which test episodes are drawn. data: a
-    task field that says which data the splits are made of; a learner trained under one value is never tested under
-    another.
+    task field that says which data the splits are made of, or how they are shown; a learner trained under one value is
+    never tested under another.
     """
     return field(default=default, metadata={"help": help, "late": late, "training": training, "data": data})
 

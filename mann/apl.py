@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.api import Addresses, BenchError, Examples, Learner, Task, TrainedMethod, loadable, method, option
+from bench.api import Addresses, BenchError, Examples, Learner, Task, TrainedMethod, build, loadable, method, option
 from mann.encoders import Encoder, EncoderName, make_encoder, unsuited_encoder
 from mann.kaiser import not_of_classes
 from mann.learner import refuse_below_one, shared_fields
@@ -78,7 +78,7 @@ class APLMemory:
     """
 
     def __init__(self, **options: Any) -> None:
-        self.options = o = APLOptions(**options)
+        self.options = o = build(APLOptions, options)
         if min(o.slots, o.width, o.neighbours) < 1 or o.neighbours > o.slots:
             raise BenchError(
                 f"apl needs 1 <= neighbours <= slots and a width of at least 1, "

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.api import Addresses, BenchError, Memory, Task, loadable, method, option, part
+from bench.api import Addresses, BenchError, Memory, Task, build, loadable, method, option, part
 from mann.learner import MemoryMethod, shared_fields
 
 
@@ -58,7 +58,7 @@ class AttentionMemory(Memory[AttentionState]):
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.options = o = AttentionOptions(**options)
+        self.options = o = build(AttentionOptions, options)
         if min(o.slots, o.width, o.heads) < 1 or o.width % o.heads:
             raise BenchError(
                 f"attention needs sizes of at least 1 and a width that is a multiple of heads, "

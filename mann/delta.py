@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.api import BenchError, Memory, Task, method, option, part
+from bench.api import BenchError, Memory, Task, build, method, option, part
 from mann.learner import MemoryMethod, shared_fields
 
 EPSILON = 1e-6
@@ -73,7 +73,7 @@ class Delta(Memory[DeltaState]):
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.options = o = DeltaOptions(**options)
+        self.options = o = build(DeltaOptions, options)
         if min(o.width, o.heads) < 1:
             raise BenchError(f"delta needs width and heads of at least 1, not {o.width} and {o.heads}")
         self.divides = o.rule == "sum" and o.feature != "silu"

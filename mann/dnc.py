@@ -39,7 +39,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.api import Addresses, BenchError, Memory, Task, method, option, part
+from bench.api import Addresses, BenchError, Memory, Task, build, method, option, part
 from mann.addressing import content, erase_and_add, product, queries, sharpen, weighted_read
 from mann.learner import MemoryMethod, shared_fields
 
@@ -108,7 +108,7 @@ class DNC(Memory[DNCState]):
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.options = o = DNCOptions(**options)
+        self.options = o = build(DNCOptions, options)
         if min(o.slots, o.width, o.reads) < 1 or o.reads > o.slots:
             raise BenchError(f"DNC needs 1 <= reads <= slots and width >= 1, not {o.reads}, {o.slots} and {o.width}")
         self.read_size = o.reads * o.width

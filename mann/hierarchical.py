@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.api import Addresses, BenchError, Memory, Task, method, option
+from bench.api import Addresses, BenchError, Memory, Task, build, method, option
 from mann.learner import MemoryMethod, shared_fields
 
 
@@ -74,7 +74,7 @@ class HCAM(Memory[HCAMState]):
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.options = o = HCAMOptions(**options)
+        self.options = o = build(HCAMOptions, options)
         if min(o.slots, o.width, o.heads, o.near) < 1 or o.block < 0 or o.width % o.heads:
             raise BenchError(
                 f"hcam needs sizes of at least 1 and a width that is a multiple of heads, not slots={o.slots}, "

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.api import Addresses, BenchError, Memory, Task, method, option
+from bench.api import Addresses, BenchError, Memory, Task, build, method, option
 from mann.learner import MemoryMethod, shared_fields
 
 
@@ -59,7 +59,7 @@ class Hopfield(Memory[HopfieldState]):
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.options = o = HopfieldOptions(**options)
+        self.options = o = build(HopfieldOptions, options)
         if min(o.slots, o.width, o.heads, o.updates) < 1 or o.beta <= 0:
             raise BenchError(
                 f"a Hopfield network needs sizes and updates of at least 1 and beta above 0, not slots={o.slots}, "

@@ -34,7 +34,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.api import Addresses, BenchError, Episode, Examples, Learner, Task, TrainedMethod, loadable, method, option
+from bench.api import (
+    Addresses,
+    BenchError,
+    Episode,
+    Examples,
+    Learner,
+    Task,
+    TrainedMethod,
+    build,
+    loadable,
+    method,
+    option,
+)
 from mann.encoders import Encoder, EncoderName, make_encoder, unsuited_encoder
 from mann.learner import refuse_below_one, shared_fields
 
@@ -78,7 +90,7 @@ class KaiserMemory:
     """
 
     def __init__(self, **options: Any) -> None:
-        self.options = o = KaiserOptions(**options)
+        self.options = o = build(KaiserOptions, options)
         if min(o.slots, o.width) < 1 or o.age_noise < 0:
             raise BenchError(
                 f"kaiser needs slots and width of at least 1 and no negative age_noise, "

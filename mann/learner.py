@@ -220,8 +220,11 @@ class MemoryMethod(TrainedMethod):
         """
         super().check()
         refuse_below_one(self, "controller_size", "encoder_size")
-        with torch.random.fork_rng(devices=[]), suppress(NotImplementedError, AttributeError):
-            self.memory(Task())
+        try:
+            with torch.random.fork_rng(devices=[]), suppress(NotImplementedError, AttributeError):
+                self.memory(Task())
+        except RuntimeError as error:  # torch has no room for it
+            raise BenchError(f"{self.name}: there is no room for its memory: {str(error).splitlines()[0]}") from None
         if self.ablate == "other" and self.batch < 2:
             raise BenchError(f"{self.name}.ablate=other needs another episode in a batch; set batch=2 or more")
 

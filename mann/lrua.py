@@ -34,7 +34,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bench.api import Addresses, BenchError, Memory, Task, method, option, part
+from bench.api import Addresses, BenchError, Memory, Task, build, method, option, part
 from mann.addressing import weighted_read
 from mann.controllers import ControllerName
 from mann.learner import MemoryMethod, shared_fields
@@ -82,7 +82,7 @@ class LRUA(Memory[LRUAState]):
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.options = o = LRUAOptions(**options)
+        self.options = o = build(LRUAOptions, options)
         if min(o.slots, o.width, o.heads) < 1 or o.heads > o.slots:
             raise BenchError(f"LRUA needs 1 <= heads <= slots and width >= 1, not {o.heads}, {o.slots} and {o.width}")
         if not 0 <= o.decay <= 1:

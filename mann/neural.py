@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.func import grad
 from torch.nn import functional as F
 
-from bench.api import BenchError, Memory, Task, method, option
+from bench.api import BenchError, Memory, Task, build, method, option
 from mann.learner import MemoryMethod, shared_fields
 
 EPSILON = 1e-6
@@ -77,7 +77,7 @@ class Neural(Memory[NeuralState]):
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.options = o = NeuralOptions(**options)
+        self.options = o = build(NeuralOptions, options)
         if min(o.width, o.heads, o.depth, o.hidden) < 1 or min(o.ceiling, o.limit) <= 0:
             raise BenchError(
                 f"neural needs sizes of at least 1 and ceiling and limit above 0, not width={o.width}, "

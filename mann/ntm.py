@@ -40,7 +40,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.api import Addresses, BenchError, Memory, Task, method, option, part
+from bench.api import Addresses, BenchError, Memory, Task, build, method, option, part
 from mann.addressing import content, erase_and_add, queries, sharpen, weighted_read
 from mann.learner import MemoryMethod, shared_fields
 
@@ -96,7 +96,7 @@ class NTM(Memory[NTMState]):
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.options = o = NTMOptions(**options)
+        self.options = o = build(NTMOptions, options)
         if min(o.slots, o.width, o.reads, o.writes) < 1 or max(o.reads, o.writes) > o.slots:
             raise BenchError(
                 f"NTM needs sizes of at least 1 and no more reads or writes than slots, not slots={o.slots}, "

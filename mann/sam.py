@@ -47,7 +47,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from bench.api import Addresses, BenchError, Memory, Task, method, option, part
+from bench.api import Addresses, BenchError, Memory, Task, build, method, option, part
 from mann.index import (
     LSH,
     Log,
@@ -225,7 +225,7 @@ class SAM(Memory[SAMState]):
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.options = o = SAMOptions(**options)
+        self.options = o = build(SAMOptions, options)
         if min(o.slots, o.width, o.reads, o.k) < 1 or o.k > o.slots:
             raise BenchError(
                 f"SAM needs 1 <= k <= slots, width >= 1 and reads >= 1, not k={o.k}, slots={o.slots}, "

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bench.api import Addresses, BenchError, Memory, Task, method, option
+from bench.api import Addresses, BenchError, Memory, Task, build, method, option
 from mann.index import Log, blank, equal_pairs, poke, ring_order, take
 from mann.learner import MemoryMethod, shared_fields
 from mann.sam import SAM, Access, Journal, Read, SAMOptions, SAMState, content, journal, spread, totals
@@ -67,7 +67,7 @@ class SDNC(Memory[SDNCState]):
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.options = o = SDNCOptions(**options)
+        self.options = o = build(SDNCOptions, options)
         if not 1 <= o.links <= o.slots:
             raise BenchError(f"SDNC needs 1 <= links <= slots, not links={o.links}, slots={o.slots}")
         self.sam = SAM(**shared_fields(o, SAMOptions))

@@ -240,6 +240,11 @@ def test_any_memory_is_drawn(method: str, settings: tuple[str, ...], capsys: pyt
         drawn(path.read_bytes()) if "length" not in str(settings) else pixels(path.read_bytes())
 
 
+def test_an_untrained_memory_waits_for_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mann.kernels.registry.find", lambda *_: pytest.fail("a scan was asked for"))
+    assert scene(method="dnc", task="copy").addresses.write.any()
+
+
 def test_bits_are_drawn_without_classes(capsys: pytest.CaptureFixture[str]) -> None:
     said = bench(capsys, "inspect", "-m", "ntm", "-t", "copy", "--out", "here", "--json")
     assert said.code == 0, said

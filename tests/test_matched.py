@@ -59,6 +59,7 @@ def test_operations_are_those_of_the_memory_to_five_percent(of: str, settings: s
     task, method = replace(IMAGES, length=50), LSTMMatched(of=of, settings=settings, by="compute")
     x, label = torch.randn(2, task.length, *task.x_shape), torch.randn(2, task.length, task.y_size)
     memory = method.matched.build(task)
+    memory.use("reference")
     with FlopCounterMode(display=False) as counter:
         memory.run(x, label, memory.initial_state(2, x))[0].sum().backward()
     ours, (rows, steps, width) = method.build(task), (2, task.length, method.size(task))

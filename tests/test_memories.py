@@ -14,6 +14,7 @@ from torch import Tensor
 from bench import registry
 from bench.api import BenchError, Memory, Task, generator
 from bench.tasks.glyphs import GlyphsOnline
+from mann import DNC, LRUA, NTM, SAM, SDNC, Delta, KaiserMemory
 from mann.ablations import ABLATIONS
 from mann.controllers import CONTROLLERS
 from mann.learner import MemoryLearner, MemoryMethod, unroll
@@ -65,6 +66,25 @@ def test_a_step_has_the_declared_form(name: str, batch: int) -> None:
     assert read.dtype == torch.float64
     assert type(after) is type(state)
     assert all(len(t) == batch for t in tensors(after)), "the batch is the first dimension"
+
+
+@ALL
+def test_without_a_state_a_step_is_the_first(name: str) -> None:
+    memory = cell(name)
+    x = interfaces(memory, 3, 2)
+    with torch.no_grad():
+        first, state = memory(x[:, 0])
+        second, _ = memory(x[:, 1], state)
+        assert torch.equal(torch.stack((first, second), 1), unroll(memory, x)[0])
+
+
+@ALL
+def test_an_interface_of_another_shape_is_refused(name: str) -> None:
+    memory = cell(name)
+    size = memory.interface_size
+    for shape in ((size,), (2, size + 1), (2, 2 * size), (2, 1, size)):
+        with pytest.raises(BenchError, match=rf"takes an interface of \[batch, {size}\], not"):
+            memory(torch.zeros(shape))
 
 
 @ALL
@@ -189,6 +209,11 @@ def test_sizes_that_do_not_fit_are_refused_before_anything_runs(name: str, setti
     assert torch.equal(torch.get_rng_state(), random), "a check draws nothing"
 
 
+def test_a_memory_without_room_is_refused() -> None:
+    with pytest.raises(BenchError, match="ntm: there is no room for its memory"):
+        MADE["ntm"](start="learned", slots=10**15).check()
+
+
 @ALL
 @pytest.mark.parametrize("controller", CONTROLLERS)
 def test_any_controller_drives_it(name: str, controller: str) -> None:
@@ -211,3 +236,21 @@ def test_any_part_of_it_can_be_taken_away(name: str, ablate: str) -> None:
         assert isinstance(learner, MemoryLearner)
         x = torch.randn(2, learner.memory.interface_size)
         assert not learner.memory(x, learner.memory.initial_state(2, x))[0].any()
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "says"),
+    [
+        (NTM, {"start": "zeros"}, "ntm.start must be one of constant, random, learned, not 'zeros'"),
+        (LRUA, {"head_slots": "own"}, "lrua.head_slots must be one of shared, per-head"),
+        (SAM, {"search": "annoy"}, "sam.search must be one of exact, lsh"),
+        (SDNC, {"usage": "u3"}, "sdnc.usage must be one of u1, u2"),
+        (Delta, {"rule": "hebb"}, "delta.rule must be one of delta, sum"),
+        (DNC, {"slots": 8.5}, "dnc.slots must be a whole number, not 8.5"),
+        (LRUA, {"reads": 4}, "no field of lrua 'reads'"),
+        (KaiserMemory, {"slot": 4}, "no field of kaiser 'slot'; did you mean slots"),
+    ],
+)
+def test_options_that_there_are_not_are_refused_by_a_cell_alone(cell: Any, options: Any, says: str) -> None:
+    with pytest.raises(BenchError, match=says):
+        cell(**options)

@@ -101,6 +101,13 @@ def test_the_number_of_repeats_is_scaled() -> None:
     assert RepeatCopy(most=1).scaled(1) == 0
 
 
+def test_a_number_of_repeats_is_shown_in_a_test_as_in_training() -> None:
+    settings = RepeatCopy(also=("repeats=20",)).evaluations()
+    assert next(settings["repeats=20"].episodes("test", 1, 0)).query.x.max() == np.float32(RepeatCopy().scaled(20))
+    with pytest.raises(BenchError, match="most=20 would change most"):
+        RepeatCopy(also=("most=20",)).evaluations()
+
+
 def test_recall_asks_for_the_item_after_the_query() -> None:
     seen = set()
     for key in range(60):

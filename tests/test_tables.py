@@ -19,6 +19,7 @@ from bench.records import Record
 from bench.references import ceiling, guessing
 from bench.stats import template
 from bench.tables import episode_half_width, frame, render, summary, t_half_width
+from bench.tasks.glyphs import GlyphsOnline
 from bench.tasks.sinusoid import Sinusoid
 
 
@@ -279,6 +280,15 @@ def test_ceiling_by_elimination(way: int, top: float) -> None:
     assert guessing({"way": way, "labels": "string"}) == pytest.approx(0.032)
     for other in (-1, 0, 2.5, "many", [5], None, 10**18):
         assert guessing({"way": other}) is ceiling({"way": other}) is None
+
+
+def test_labels_drawn_among_more_are_harder_to_guess() -> None:
+    task = GlyphsOnline(way=3, among=7, length=30)
+    y = next(task.episodes("test", 10, 0)).query.y
+    assert len(y.unique()) > 3
+    assert guessing({"way": 3, "among": 7}) == pytest.approx(100 / 7)
+    assert ceiling({"way": 3, "among": 7}) == pytest.approx(100 * (1 / 7 + 1 / 6 + 1 / 5) / 3)
+    assert ceiling({"way": 3, "among": 0}) == ceiling({"way": 3})
 
 
 def test_sinusoid_is_by_gradient_steps() -> None:

@@ -58,7 +58,7 @@ class RepeatCopy(BitSequences):
 
     bits: int = option(8, "bits of a vector")
     longest: int = option(10, "lengths are drawn from 1 to this")
-    most: int = option(10, "numbers of repeats are drawn from 1 to this")
+    most: int = option(10, "numbers of repeats are drawn from 1 to this, which scales how they are shown", data=True)
     length: int = option(0, "vectors of every sequence; 0: drawn")
     repeats: int = option(0, "repeats in every sequence; 0: drawn")
 
