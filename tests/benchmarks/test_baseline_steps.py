@@ -18,6 +18,8 @@ from bench.tasks.sinusoid import Sinusoid
 PROTONET = "protonet step, 1-shot 5-query, 28 × 28"
 SINUSOID = "maml step, sinusoid, 25 tasks, 10 shots"
 CONV4 = "maml step, 5-way 1-shot 1-query, 32 tasks"
+SEEDS = 10
+STACK = f"maml step of {SEEDS} seeds, sinusoid, 25 tasks, 10 shots"
 
 
 def training_step(method: TrainedMethod, task: Task, plain: bool = False) -> Any:
@@ -79,6 +81,29 @@ def test_maml_conv4_of_learn2learn(benchmark: Any, batch_norm: Any) -> None:
 @pytest.mark.parametrize("order", ["second", "first"])
 def test_maml_sinusoid(benchmark: Any, order: Any) -> None:
     benchmark(training_step(MAML(batch=25, order=order), Sinusoid().training()))
+
+
+@pytest.mark.benchmark(group=STACK)
+@pytest.mark.parametrize("together", [False, True], ids=["one after another", "in one pass"])
+def test_maml_sinusoid_of_many_seeds(benchmark: Any, together: bool) -> None:
+    method, task = MAML(batch=25), Sinusoid().training()
+    learners = [method.build(task).train() for _ in range(SEEDS)]
+    optimisers = [method.optimiser(learner) for learner in learners]
+    episodes = [method.draw(task, generator("benchmark", seed)) for seed in range(SEEDS)]
+
+    def step() -> None:
+        for optimiser in optimisers:
+            optimiser.zero_grad()
+        if together:
+            torch.stack(method.losses(learners, episodes, task) or []).sum().backward()
+        else:
+            for learner, episode in zip(learners, episodes, strict=True):
+                learner.loss(episode, task).backward()
+        for optimiser in optimisers:
+            optimiser.step()
+
+    benchmark.extra_info["reference"] = not together
+    benchmark(step)
 
 
 @pytest.mark.benchmark(group=CONV4)
