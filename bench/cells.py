@@ -19,7 +19,7 @@ PAPERS = "± over episodes, as papers print it"
 MARKS = dict.fromkeys(("cannot tell", "equivalent", "better"), "•") | {"too few seeds": "?"}
 """What stands behind a figure not told from the best of its column; the best is bold, and those worse are bare."""
 DAGGER = "†"
-WORDS = {"accuracy": "accuracy, %", "error": "error, %", "mse": "mean squared error"}
+WORDS = {"accuracy": "accuracy, %", "error": "error, %", "error rate": "error, %", "mse": "mean squared error"}
 
 
 def rows_of(table: pd.DataFrame) -> list[Any]:

@@ -229,7 +229,7 @@ def _chance(section: pd.DataFrame, metric: str, at: str) -> float:
     """What guessing scores in a section, as shown: exactly where that is known, else as `chance` was measured there."""
     guess = guessing(section["fields"].iloc[0]) if metric in PERCENT else None
     if guess is not None:
-        return 100 - guess if metric == "error" else guess
+        return guess if metric == "accuracy" else 100 - guess
     beside = section[(section["method_name"] == "chance") & (section["outcome"] == "ok")]
     return math.nan if beside.empty else float(np.mean([*scores_of(beside, at).values()]))
 
