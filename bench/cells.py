@@ -86,6 +86,22 @@ def interval(found: Estimate, sign: bool = False) -> str:
     return ends[0] if math.isnan(found.low) else f"{ends[0]} [{ends[1]}, {ends[2]}]"
 
 
+def times(logarithms: Estimate) -> str:
+    """A ratio and its interval, of their logarithms, each with two digits of its own or what the interval leaves."""
+    half = logarithms.half_width
+    digits = max(2, 1 - math.floor(math.log10(half))) if half > 0 else 3
+    ends = [_significant(math.exp(v), digits) for v in logarithms]
+    return ends[0] if math.isnan(logarithms.low) else f"{ends[0]} [{ends[1]}, {ends[2]}]"
+
+
+def _significant(value: float, digits: int) -> str:
+    """So many digits, without an exponent where that can be read."""
+    if not 1e-6 <= value < 1e9:
+        return f"{value:.{digits - 1}e}"
+    value = float(f"{value:.{digits - 1}e}")
+    return f"{value:,.{max(0, digits - 1 - math.floor(math.log10(value)))}f}"
+
+
 def p_value(p: float) -> str:
     """ "p = 0.012", "p < 0.001"."""
     return f"p {NONE}" if math.isnan(p) else "p < 0.001" if p < 0.001 else f"p = {p:.{2 if p >= 0.1 else 3}f}"

@@ -308,7 +308,7 @@ def compare(
                                              autocompletion=completion.tasks)] = None,
     at: Annotated[str, typer.Option(metavar="PLACE", help="As 'instance 2' or 'step 1'; else overall.")] = "",
     margin: Annotated[float | None, typer.Option(metavar="X", help="Smallest difference that matters: points, or % "
-                                                 "of a squared error.")] = None,
+                                                 "of squared errors and bits.")] = None,
     failures: Annotated[str, typer.Option(metavar="HOW", help="Diverged runs: excluded and counted, or scored as "
                                           "chance.")] = "excluded",
     dirty: Annotated[bool, typer.Option("--dirty", help="Also records made by uncommitted code.")] = False,

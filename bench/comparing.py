@@ -114,7 +114,7 @@ def show(out: Console, made: pd.DataFrame, found: list[Comparison], costs: Itera
     for c in found:
         rows.add_row(
             _where(c), cells.number(c.mean_a, c.metric), cells.number(c.mean_b, c.metric),
-            cells.interval(c.shown, sign=True) + _unit(c), cells.p_value(c.p_holm)[1:].removeprefix(" = ").strip(),
+            _difference(c), cells.p_value(c.p_holm)[1:].removeprefix(" = ").strip(),
             str(len(c.seeds)), c.verdict, style=COLOURS[c.verdict],
         )  # fmt: skip
     out.print(rows)
@@ -127,6 +127,10 @@ def show(out: Console, made: pd.DataFrame, found: list[Comparison], costs: Itera
             out.print(f"  {line}")
         _curves(out, made, c)
         out.print(f"  {verdicts.sentence(c)}", style="italic", soft_wrap=True)
+
+
+def _difference(c: Comparison) -> str:
+    return f"×{cells.times(c.difference)}" if c.far else cells.interval(c.shown, sign=True) + _unit(c)
 
 
 def _where(c: Comparison) -> str:

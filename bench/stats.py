@@ -43,7 +43,7 @@ def compare(
 
     made: a frame of `bench.frames`. a, b: methods as the frame or its `label` names them, or a registered name of which
     there is one form in each setting. task: only this one. at: "", or "instance 2", "step 1", "group 3". margin: the
-    smallest difference that matters, as shown (points, or percent of a squared error); else `verdicts.margin_of`.
+    smallest difference that matters, as shown (points, or percent of squared errors and bits); else `verdicts.margin_of`.
 
     Raises:
         BenchError: an empty frame; an unknown method, task or place; methods that share no task, setting or seed; a

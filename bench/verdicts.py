@@ -74,9 +74,11 @@ def sentence(c: Comparison) -> str:
     said = f"On {where}, {c.a} and {c.b} reach {means} ({_measure(c)}, {many})"
     if math.isnan(c.difference.low):
         return f"{said}; whether they differ cannot be told, because {c.because}."
-    shown = cells.interval(c.shown, sign=True)
+    what, shown = "difference", f"{cells.interval(c.shown, sign=True)}{unit}"
+    if c.far:
+        what, shown = "ratio", cells.times(c.difference)
     evidence = (
-        f"a difference of {shown}{unit} (95 % interval of the paired difference over seeds, Student t; "
+        f"a {what} of {shown} (95 % interval of the paired {what} over seeds, Student t; "
         f"{cells.p_value(c.p_holm)}{f', Holm over {c.family}' if c.family > 1 else ''}; "
         f"{c.flips} {cells.p_value(c.p_flip)}, at least {c.p_flip_least:.2g})"
     )

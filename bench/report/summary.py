@@ -175,11 +175,13 @@ def matrix(table: pd.DataFrame, labels: Mapping[str, str], block: Block,
 def _told(c: Comparison, labels: Mapping[str, str]) -> str:
     parts = []
     if not math.isnan(c.difference.value):
-        direction = (
-            f"{labels.get(c.a, c.a)} less {labels.get(c.b, c.b)}" if c.scale == "difference" else labels.get(c.a, c.a)
-        )
-        against = "" if c.scale == "difference" else f" of {labels.get(c.b, c.b)}"
-        parts.append(f"{direction}: {cells.interval(c.shown, sign=True)} {c.unit}".rstrip() + against)
+        a, b = (labels.get(name, name) for name in (c.a, c.b))
+        if c.scale == "difference":
+            parts.append(f"{a} less {b}: {cells.interval(c.shown, sign=True)} {c.unit}".rstrip())
+        elif c.far:
+            parts.append(f"{a}: {cells.times(c.difference)} times {b}")
+        else:
+            parts.append(f"{a}: {cells.interval(c.shown, sign=True)} {c.unit} of {b}")
         parts.append(cells.seeds(c.seeds))
     if not math.isnan(c.difference.low):
         parts.append(f"{cells.p_value(c.p_holm)}, Holm over {c.family}")
