@@ -306,6 +306,8 @@ def compare(
     b: Annotated[str, typer.Argument(metavar="B", help="Another.", autocompletion=completion.methods)],
     task: Annotated[str | None, typer.Option("-t", "--task", metavar="TASK", help="Only on this task.",
                                              autocompletion=completion.tasks)] = None,
+    setting: Annotated[str | None, typer.Option(metavar="NAME", help="Only in this setting, as the screen names it: "
+                                                "'length=40'.")] = None,
     at: Annotated[str, typer.Option(metavar="PLACE", help="As 'instance 2' or 'step 1'; else overall.")] = "",
     margin: Annotated[float | None, typer.Option(metavar="X", help="Smallest difference that matters: points, or % "
                                                  "of squared errors and bits.")] = None,
@@ -323,7 +325,8 @@ def compare(
     _prepare(plugin)
     from bench import comparing
 
-    told = comparing.compare(comparing.Request(a, b, results, task, at, failures, margin, dirty), as_json)
+    request = comparing.Request(a, b, results, task, setting, at, failures, margin, dirty)
+    told = comparing.compare(request, as_json)
     if as_json:
         _json(told)
 

@@ -34,6 +34,7 @@ class Request:
     b: str
     results: Path
     task: str | None = None
+    setting: str | None = None
     at: str = ""
     failures: str = "excluded"
     margin: float | None = None
@@ -52,8 +53,8 @@ def compare(request: Request, quiet: bool = False) -> list[dict[str, Any]]:
     if request.failures not in failures:
         raise BenchError(f"--failures must be excluded or chance, not '{request.failures}'")
     made = _frame(request)
-    found = stats.compare(made, request.a, request.b, task=request.task, at=request.at,
-                          failures=failures[request.failures], margin=request.margin)  # fmt: skip
+    found = stats.compare(made, request.a, request.b, task=request.task, setting=request.setting,
+                          at=request.at, failures=failures[request.failures], margin=request.margin)  # fmt: skip
     costs = [cost(made, c) for c in found]
     if not quiet:
         show(views.console(), made, found, costs)
@@ -119,7 +120,8 @@ def show(out: Console, made: pd.DataFrame, found: list[Comparison], costs: Itera
         )  # fmt: skip
     out.print(rows)
     if len(found) > DETAILED:
-        out.print("-t TASK shows fewer in full: sign flips, effect, wins, margin, cost, curves and a sentence each.")
+        only = "-t TASK" if len({c.task for c in found}) > 1 else "--setting NAME"
+        out.print(f"{only} shows fewer in full: sign flips, effect, wins, margin, cost, curves and a sentence each.")
         return
     for c, spent in zip(found, costs, strict=True):
         out.print(_where(c), style="bold")

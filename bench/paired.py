@@ -100,7 +100,7 @@ class Comparison:
 
     @property
     def far(self) -> bool:
-        """Whether a ratio is, or may be, two or more: percent of B would not be read, so it is said how many times B."""
+        """Whether a ratio is, or may be, two or more: it is then printed as how many times B, not in percent of B."""
         return self.scale == "ratio" and any(abs(v) > math.log(2) for v in self.difference)
 
     @property

@@ -35,6 +35,7 @@ def compare(
     b: str,
     *,
     task: str | None = None,
+    setting: str | None = None,
     at: str = "",
     failures: Failures = "excluded",
     margin: float | None = None,
@@ -42,14 +43,19 @@ def compare(
     """A against B in each task and setting that both have records of: one family.
 
     made: a frame of `bench.frames`. a, b: methods as the frame or its `label` names them, or a registered name of which
-    there is one form in each setting. task: only this one. at: "", or "instance 2", "step 1", "group 3". margin: the
-    smallest difference that matters, as shown (points, or percent of squared errors and bits); else `verdicts.margin_of`.
+    there is one form in each setting. task, setting: only this one. at: "", or "instance 2", "step 1", "group 3".
+    margin: the smallest difference that matters, as shown (points, or percent of squared errors and bits); else
+    `verdicts.margin_of`.
 
     Raises:
-        BenchError: an empty frame; an unknown method, task or place; methods that share no task, setting or seed; a
-            name that fits several methods; one method twice.
+        BenchError: an empty frame; an unknown method, task, setting or place; methods that share no task, setting or seed;
+            a name that fits several methods; one method twice.
     """
     there = _of_task(made, task)
+    if setting is not None:
+        if setting not in set(there["setting"]):
+            raise BenchError(unknown("recorded setting", setting, set(there["setting"]) - {""}))
+        there = there[there["setting"] == setting]
     sections = {(str(t), str(s)): section for (t, s), section in there.groupby(["task", "setting"], sort=False)}
     named = {key: [_forms(section, name, there) for name in (a, b)] for key, section in sections.items()}
     shared = {key: forms for key, forms in named.items() if all(forms)}

@@ -79,7 +79,7 @@ def test_a_ratio_of_decades_is_no_percentage() -> None:
     found = paired({0: 800.0, 1: 700.0, 2: 1000.0}, {0: 0.001, 1: 0.02, 2: 60.0}, how)
     assert found.far
     assert found.swapped.far
-    assert f"a ratio of {cells.times(found.difference)} (95 % interval of the paired ratio over seeds" in sentence(found)
+    assert f"a ratio of {cells.times(found.difference)} (95 % interval of the paired ratio over" in sentence(found)
     assert "%" not in sentence(found).replace("95 % interval", "").replace("80 % power", "")
     near = paired({0: 1.0, 1: 1.1, 2: 0.9}, {0: 1.01, 1: 1.12, 2: 0.92}, how)
     assert not near.far
