@@ -48,8 +48,8 @@ def compare(
     `verdicts.margin_of`.
 
     Raises:
-        BenchError: an empty frame; an unknown method, task, setting or place; methods that share no task, setting or seed;
-            a name that fits several methods; one method twice.
+        BenchError: an empty frame; an unknown method, task, setting or place; methods that share no task, setting or
+            seed; a name that fits several methods; one method twice.
     """
     there = _of_task(made, task)
     if setting is not None:
