@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from test_profiling import profile as measured_profile
 from test_profiling import swept
 
-from bench import aggregates, cells, cli, records, report
+from bench import aggregates, cells, cli, origins, records, report
 from bench.charts import Mark
 from bench.errors import BenchError
 from bench.frames import frame
@@ -140,6 +140,22 @@ def test_any_store_gives_a_sensible_page(tmp_path: Path, kind: str) -> None:
     }
     assert expected[kind] in page.text
     assert ("1 record ·" in page.text) == (kind in ("one", "newer"))
+
+
+def test_the_page_says_who_sent_what_was_imported(tmp_path: Path) -> None:
+    made = [synthetic.scored(synthetic.spec("lstm", "omniglot", s, fields={}), 0.6) for s in range(3)]
+    store = _store(tmp_path, made)
+    assert "from Lab" not in report.render(store)
+    origins.write(store, "0" * 64, "Lab <b>X</b>", {made[1]["id"]: "Lab <b>X</b>"})
+    text = report.render(store)
+    assert "<b>X" not in text
+    machines = Page(text).text
+    assert "a processor, 1 thread, from Lab <b>X</b> (1 record)" in machines
+    assert "a processor, 1 thread (2 records)" in machines
+    suites = blocks.gather([], records.load(store).records, store)
+    found = listing.listing(suites)
+    told = {i: found.parts[found.details[i]["env"]].endswith("imported, from Lab <b>X</b>") for i in found.details}
+    assert told == {each["id"]: each is made[1] for each in made}
 
 
 def test_what_was_left_out_is_said() -> None:
