@@ -164,8 +164,11 @@ def _seeds(c: Comparison) -> str:
     left = [("only A has", c.only_a), ("only B has", c.only_b), ("A diverged in", c.diverged_a),
             ("B diverged in", c.diverged_b)]  # fmt: skip
     found = "; ".join(f"{what} {cells.seeds(seeds)}" for what, seeds in left if seeds)
-    if not c.diverged_a + c.diverged_b:
+    failed = {*c.diverged_a, *c.diverged_b}
+    if not failed:
         return found
+    if c.failures == "chance" and failed - set(c.seeds):
+        return f"{found} (what chance scores is not known here: failures are {HOW['excluded']})"
     return f"{found} (failures are {HOW[c.failures]})"
 
 

@@ -90,6 +90,18 @@ def test_the_screen_names_who_is_missing(tmp_path: Path, capsys: Capture) -> Non
     assert "A diverged in seed 7 (failures are scored as chance)" in text
 
 
+def test_failures_that_cannot_be_scored_are_not_said_to_be(tmp_path: Path, capsys: Capture) -> None:
+    made = [scored(spec(name, "copy", s, fields={}), 1.0 + s + 5 * (name == "lstm")) for name in ("ntm", "lstm")
+            for s in range(4) if (name, s) != ("lstm", 3)]  # fmt: skip
+    store(tmp_path, [*made, record(spec("lstm", "copy", 3, fields={}))])
+    asked = ("ntm", "lstm", "--failures", "chance", "--results", tmp_path)
+    assert "B diverged in seed 3 (what chance scores is not known here: failures are counted, and left out)" in screen(
+        capsys, *asked
+    )
+    store(tmp_path, [scored(spec("chance", "copy"), 84.0, 1.0)])
+    assert "B diverged in seed 3 (failures are scored as chance)" in screen(capsys, *asked)
+
+
 def test_one_seed_says_that_there_is_no_interval(tmp_path: Path, capsys: Capture) -> None:
     text = screen(capsys, "protonet", "maml", "--results", store(tmp_path, pair(1)))
     assert "whether they differ cannot be told, because 1 seed gives no interval." in text
