@@ -158,6 +158,22 @@ def test_the_page_says_who_sent_what_was_imported(tmp_path: Path) -> None:
     assert told == {each["id"]: each is made[1] for each in made}
 
 
+def test_a_store_of_uncommitted_code_alone_is_not_called_empty(tmp_path: Path) -> None:
+    cell = synthetic.spec("lstm", "omniglot", fields={})
+    text = Page(report.render(_store(tmp_path, [synthetic.scored(cell, 0.6, dirty=True)]))).text
+    assert (
+        "All records are left out. other: 1 record made by uncommitted code: bench report --dirty shows them." in text
+    )
+    assert "There are no records yet" not in text
+
+
+def test_a_score_of_zero_is_not_said_to_lack_seeds() -> None:
+    made = [synthetic.scored(synthetic.spec(name, "copy", s, fields={}), mean + mean * s / 10, 0.0)
+            for name, mean in (("ntm", 0.0), ("lstm", 2.0)) for s in range(3)]  # fmt: skip
+    (ranking,) = summary.rankings(_block(made, "copy"), blocks.Looks(["ntm", "lstm"]))
+    assert ranking.sentence == "ntm has the best mean, 0.00 ± 0.00; a score of zero has no ratio to that of lstm."
+
+
 def test_what_was_left_out_is_said() -> None:
     made = [synthetic.scored(synthetic.spec("lstm", "omniglot", s, fields={}, versions=(v, 1)), 0.5, dirty=s == 2)
             for v, s in ((1, 0), (2, 0), (2, 1), (2, 2))]  # fmt: skip
@@ -540,6 +556,9 @@ def test_the_served_page_follows_the_records(served: tuple[Path, int]) -> None:
     _store(store, [synthetic.scored(synthetic.spec("mann", "omniglot", fields={}), 0.7)])
     assert _get(port, "/state")[1] != state
     assert "<b>2</b> records" in _get(port, "/")[1]
+    state = _get(port, "/state")[1]
+    origins.write(store, "0" * 64, "Lab of X", {records.load(store).records[0].id: "Lab of X"})
+    assert _get(port, "/state")[1] != state
 
 
 def test_it_serves_this_machine_and_nothing_but_the_page(served: tuple[Path, int]) -> None:

@@ -216,6 +216,8 @@ def sentence(table: pd.DataFrame, labels: Mapping[str, str], compared: Sequence[
     for row in ranked[1:]:
         pair = against.get(row.method)
         word = pair.verdict if pair is not None and len(pair.seeds) >= FEWEST else "few"
+        if pair is None and not {*row.seeds.split()}.isdisjoint(best.seeds.split()):
+            word = "zero"
         by_word.setdefault(word, []).append(row.label)
     if len(by_word) == 1 and "few" in by_word:
         n = max((len(c.seeds) for c in against.values()), default=0)
@@ -234,6 +236,8 @@ def sentence(table: pd.DataFrame, labels: Mapping[str, str], compared: Sequence[
                   for n in [c.seeds_needed] if n]  # fmt: skip
         hint = f" (up to {max(needed):,} seeds needed)" if needed else ""
         parts.append(f"not to be told from {_list(by_word['cannot tell'])}{hint}")
+    if "zero" in by_word:
+        parts.append(f"a score of zero has no ratio to that of {_list(by_word['zero'])}")
     if "few" in by_word:
         parts.append(f"with {_list(by_word['few'])} it shares fewer than {FEWEST} seeds")
     return "; ".join(parts) + "."
