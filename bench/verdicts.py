@@ -83,7 +83,7 @@ def sentence(c: Comparison) -> str:
         f"{c.flips} {cells.p_value(c.p_flip)}, at least {c.p_flip_least:.2g})"
     )
     margin = "" if c.shown_margin is None else f"{cells.rounded(c.shown_margin, 0)}{unit}"
-    needed = c.seeds_needed if c.p > ALPHA else None
+    needed = missing(c)
     more = f"; {needed:,} seeds would find a difference of this size with 80 % power" if needed else ""
     end = {
         "better": f"{c.a} is better",
@@ -94,6 +94,11 @@ def sentence(c: Comparison) -> str:
     failed = [f"{name} diverged in {cells.seeds(lost)}" for name, lost in ((c.a, c.diverged_a), (c.b, c.diverged_b))
               if lost and name not in c.because]  # fmt: skip
     return f"{said}, {evidence}: {end}{'; ' * bool(failed)}{' and '.join(failed)}."
+
+
+def missing(c: Comparison) -> int | None:
+    """Seeds that it would take to tell, where those that are there leave both signs possible; else None."""
+    return c.seeds_needed if c.p > ALPHA and c.verdict == "cannot tell" else None
 
 
 def _measure(c: Comparison) -> str:

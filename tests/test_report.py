@@ -167,6 +167,22 @@ def test_a_store_of_uncommitted_code_alone_is_not_called_empty(tmp_path: Path) -
     assert "There are no records yet" not in text
 
 
+def test_seeds_that_are_there_already_are_not_asked_for() -> None:
+    """Where Holm's correction, or a failure, is in the way, and not the number of seeds."""
+    made = [synthetic.scored(synthetic.spec(f"m{k}", "omniglot", s, fields={}), 0.8 + gap + 0.001 * (s % 3) * k)
+            for k, gap in enumerate((0.0, 0.01, 0.3)) for s in range(3)]  # fmt: skip
+    made[-1] = synthetic.record(synthetic.spec("m2", "omniglot", 2, fields={}))
+    made.append(synthetic.scored(synthetic.spec("m2", "omniglot", 3, fields={}), 1.0))
+    made += [synthetic.scored(synthetic.spec(f"m{k}", "omniglot", 3, fields={}), 0.8 + 0.01 * k) for k in (0, 1)]
+    (ranking,) = summary.rankings(_block(made, "omniglot"), blocks.Looks(["m0", "m1", "m2"]))
+    assert "not to be told from m1 and m0" in ranking.sentence
+    assert "needed" not in ranking.sentence
+    assert ranking.matrix is not None
+    told = [cell.told for row in ranking.matrix.cells for cell in row if cell and "m2 diverged" in cell.told]
+    assert told
+    assert not any("seeds would find" in text for text in told)
+
+
 def test_a_score_of_zero_is_not_said_to_lack_seeds() -> None:
     made = [synthetic.scored(synthetic.spec(name, "copy", s, fields={}), mean + mean * s / 10, 0.0)
             for name, mean in (("ntm", 0.0), ("lstm", 2.0)) for s in range(3)]  # fmt: skip

@@ -189,8 +189,8 @@ def _told(c: Comparison, labels: Mapping[str, str]) -> str:
         if c.shown_margin is not None:
             parts.append(f"what matters: ± {cells.rounded(c.shown_margin, 0)} {c.unit}".rstrip())
     parts += [c.because] if c.because else []
-    if c.verdict == "cannot tell" and c.seeds_needed:
-        parts.append(f"{c.seeds_needed:,} seeds would find a difference of this size with 80 % power")
+    if needed := verdicts.missing(c):
+        parts.append(f"{needed:,} seeds would find a difference of this size with 80 % power")
     return "; ".join(parts)
 
 
@@ -232,8 +232,8 @@ def sentence(table: pd.DataFrame, labels: Mapping[str, str], compared: Sequence[
     if "worse" in by_word:
         parts.append(f"worse, seed by seed, than {_list(by_word['worse'])}")
     if "cannot tell" in by_word:
-        needed = [n for row in ranked[1:] if (c := against.get(row.method)) and c.verdict == "cannot tell"
-                  for n in [c.seeds_needed] if n]  # fmt: skip
+        pairs = [c for row in ranked[1:] if (c := against.get(row.method))]
+        needed = [n for c in pairs if (n := verdicts.missing(c))]
         hint = f" (up to {max(needed):,} seeds needed)" if needed else ""
         parts.append(f"not to be told from {_list(by_word['cannot tell'])}{hint}")
     if "zero" in by_word:
