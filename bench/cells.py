@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from itertools import groupby
 from types import SimpleNamespace
 from typing import Any
@@ -175,6 +175,11 @@ def seeds(numbers: Iterable[int]) -> str:
         row = [value for _, value in run]
         parts += [f"{row[0]}–{row[-1]}"] if len(row) > 2 else map(str, row)
     return f"seed{'s' * (len(found) > 1)} {', '.join(parts)}"
+
+
+def behind(count: int, diverged: Sized) -> str:
+    """How many seeds are behind a figure, and how many failed instead."""
+    return str(count) + (f" ({len(diverged)} diverged)" if len(diverged) else "")
 
 
 def table(rows: pd.DataFrame, left: Iterable[Any]) -> str:

@@ -123,7 +123,8 @@ def reproductions(made: pd.DataFrame, *, task: str | None = None) -> list[Reprod
         metric, spec, fields = metric_of(rows), rows["spec"].iloc[0], rows["fields"].iloc[0]
         where = dict.fromkeys(["", *(place for scores in rows["scores"] for place in places(scores))])
         for at in where if spec["method"]["fields"].get("ablate", "none") == "none" else ():
-            values = [v for v in scores_of(rows, at).values() if not math.isnan(v)]
+            scores = scores_of(rows, at)
+            values = [v for v in scores.values() if not math.isnan(v)]
             printed = published.beside(spec, fields, at)
             if not printed or not values:
                 continue
@@ -132,7 +133,8 @@ def reproductions(made: pd.DataFrame, *, task: str | None = None) -> list[Reprod
             if margin is not None and metric not in PERCENT:
                 margin *= printed[0].value / 100
             found.append(verdicts.reproduction(
-                values, printed[0], match, margin,
+                values, printed[0], match, margin, diverged=[s for s, v in scores.items() if math.isnan(v)],
+                higher_is_better=bool(rows["higher_is_better"].iloc[0]) and metric != "error",
                 task=str(name), setting=str(setting), method=str(method), at=at, metric=metric,
             ))  # fmt: skip
     return found

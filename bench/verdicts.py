@@ -122,6 +122,9 @@ class Reproduction:
     ours: intervals.Estimate
     """Mean over seeds and its t interval."""
     seeds: int
+    """Those that the mean is over."""
+    diverged: tuple[int, ...]
+    """Those that failed, and are in no mean."""
     row: Published
     match: Match
     gap: intervals.Estimate
@@ -140,6 +143,7 @@ class Reproduction:
 
 def reproduction(
     values: Sequence[float], row: Published, match: Match, margin: float | None, *,
+    diverged: Sequence[int] = (), higher_is_better: bool = True,
     task: str = "", setting: str = "", method: str = "", at: str = "", metric: str = "accuracy",
 ) -> Reproduction:  # fmt: skip
     """Judge whether a published figure was reproduced. values: ours by seed, as shown; margin: in the same unit.
@@ -147,7 +151,8 @@ def reproduction(
     A paper reports one trained model, or does not say how many: under the hypothesis that it is one more seed of ours,
     the gap varies by our spread √(1 + 1/n) and by the paper's interval over episodes, h / 1.96. Outside of that
     interval, and further off than the margin: above or below. Within it, no further off than the tolerance, and with
-    our own interval no wider than that: reproduced. Otherwise the seeds are too few to tell.
+    our own interval no wider than that: reproduced. Otherwise the seeds are too few to tell. Seeds that diverged are
+    left out, and never speak for us: what is then reproduced, or better than published, cannot be told.
     """
     ours = intervals.mean(values)
     gap = ours.value - row.value
@@ -159,13 +164,16 @@ def reproduction(
     known = [w for w in (margin, row.ci95) if w is not None]
     tolerance = max(known) if known else None
     verdict, because = _reproduced(between, ours.half_width, tolerance, margin or 0.0)
+    if diverged and verdict in ("reproduced", "above" if higher_is_better else "below"):
+        verdict, because = "cannot tell", f"{cells.seeds(diverged)} diverged, which the mean leaves out"
     if not match.same:
         verdict, because = "not comparable", match.because
     elif len(values) < FEWEST:
         because = "1 seed gives no interval" if len(values) == 1 else f"{len(values)} seeds give no interval"
     return Reproduction(
-        task, setting, method, at, metric, ours, len(values), row, match, between, tolerance, verdict, because
-    )
+        task, setting, method, at, metric, ours, len(values), tuple(diverged), row, match, between, tolerance, verdict,
+        because,
+    )  # fmt: skip
 
 
 def _reproduced(gap: intervals.Estimate, own: float, tolerance: float | None, margin: float) -> tuple[Reproduced, str]:

@@ -438,6 +438,17 @@ def test_published_figures_are_judged(
     assert found.discrepancies == "misprinted elsewhere"
 
 
+@pytest.mark.parametrize(
+    ("published", "higher_is_better", "verdict"),
+    [(98.2, True, "cannot tell"), (97.2, True, "cannot tell"), (98.8, True, "below"), (98.8, False, "cannot tell"),
+     (97.2, False, "above")],
+)  # fmt: skip
+def test_failures_do_not_speak_for_a_reproduction(published: float, higher_is_better: bool, verdict: str) -> None:
+    found = reproduction(OURS, figure(published), SAME, 0.3, diverged=[5, 6], higher_is_better=higher_is_better)
+    assert (found.verdict, found.diverged, found.seeds) == (verdict, (5, 6), 5)
+    assert (found.because == "seeds 5, 6 diverged, which the mean leaves out") == (verdict == "cannot tell")
+
+
 def test_the_gap_has_a_prediction_interval() -> None:
     found = reproduction(OURS, figure(98.2, 0.4), SAME, 0.3)
     own = scipy_stats.t.ppf(0.975, 4) * np.std(OURS, ddof=1) * math.sqrt(1 + 1 / 5)
@@ -454,7 +465,10 @@ def test_without_any_margin_nothing_is_reproduced() -> None:
 def test_records_are_put_beside_what_was_published() -> None:
     made = [scored(spec("protonet", "omniglot", s, fields={}), 0.98 + 0.001 * s) for s in range(3)]
     made += [scored(spec("unpublished", "omniglot", s, fields={}), 0.9) for s in range(3)]
+    (found,) = reproductions(frame([*made, record(spec("protonet", "omniglot", 3, fields={}))]))
+    assert found.diverged == (3,)
     (found,) = reproductions(frame(made))
+    assert found.diverged == ()
     assert (found.method, found.task, found.seeds, found.metric) == ("protonet", "omniglot", 3, "accuracy")
     assert found.row.source.startswith("Snell")
     assert found.ours.value == pytest.approx(98.1)

@@ -402,6 +402,12 @@ def test_headline_is_one_table() -> None:
     assert "5-way, 2nd instance" in text
 
 
+def test_the_headline_counts_what_diverged() -> None:
+    made = [scored(spec("protonet", "omniglot", s, fields={}), 0.97) for s in range(3)]
+    made += [record(spec("protonet", "omniglot", s, fields={})) for s in (3, 4)]
+    assert "| 3 (2 diverged) |" in tables.headline(made)
+
+
 def test_what_is_missing_is_measured_as_its_task_is() -> None:
     cell = spec("maml", "sinusoid", fields={})
     for recorded in ([], [record(spec("chance", "sinusoid"), evaluation(cell, [4.0]))]):
