@@ -92,7 +92,7 @@ def sentence(c: Comparison) -> str:
         "cannot tell": f"which is better cannot be told, because {c.because}{more}",
     }[c.verdict]
     failed = [f"{name} diverged in {cells.seeds(lost)}" for name, lost in ((c.a, c.diverged_a), (c.b, c.diverged_b))
-              if lost and name not in c.because]  # fmt: skip
+              if lost and f" and {name} diverged in" not in f" and {c.because}"]  # fmt: skip
     return f"{said}, {evidence}: {end}{'; ' * bool(failed)}{' and '.join(failed)}."
 
 

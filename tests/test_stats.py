@@ -255,6 +255,10 @@ def test_the_sentence_says_what_was_found() -> None:
         "because mann diverged in seed 2, which the difference leaves out."
     )
     assert sentence(paired(a, b | {2: NAN}, how)).endswith("mann is better; lstm diverged in seed 2.")
+    both = paired(a | {2: NAN}, b | {3: NAN}, dataclasses.replace(how, a="mann-ff", b="mann"))
+    assert sentence(both).endswith(
+        "because mann-ff diverged in seed 2, which the difference leaves out; mann diverged in seed 3."
+    )
     near = {s: v + 0.01 * (-1) ** s for s, v in a.items()}
     assert sentence(paired(a, near, how)).endswith("they are equivalent within ± 0.300 points.")
     doubt = sentence(paired(a, {s: v + (-3) ** (s % 3) for s, v in a.items()}, how))
