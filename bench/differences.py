@@ -91,8 +91,8 @@ class Difference:
     """Of no difference, before Holm's rule; NaN where there is no interval."""
     basis: str
     """What the interval is over."""
-    scale: Scale
     verdict: str
+    scale: Scale = "difference"
 
     @property
     def moved(self) -> bool:
@@ -158,8 +158,10 @@ def _difference(key: Key, old: Mapping[int, Score], new: Mapping[int, Score]) ->
     before, after = (_known(scores, old.keys() & new.keys()) for scores in (old, new))
     test, verdict = _judged(before, after, bool(first.result["higher_is_better"]), key.metric in frames.RATIOS)
     at = ", ".join(filter(None, (key.evaluation, key.place)))
-    means = (_mean(before, test.scale), _mean(after, test.scale))
-    return Difference(task, method, at, first.result["metric"], *means, *test, verdict)
+    return Difference(
+        task, method, at, first.result["metric"], _mean(before, test.scale), _mean(after, test.scale), test.change,
+        test.half_width, test.p, test.basis, verdict, test.scale,
+    )  # fmt: skip
 
 
 def _known(scores: Mapping[int, Score], common: Iterable[int]) -> dict[int, Score]:
@@ -188,9 +190,10 @@ def _judged(old: Mapping[int, Score], new: Mapping[int, Score], higher_is_better
     pairs = [(old[s], new[s]) for s in old if paired and s not in failed[0]]
     if paired and all(_close(a.value, b.value) for a, b in pairs):
         return Tested(_mean(new) - _mean(old), math.nan, math.nan, basis), SAME
-    values = [_values(scores) for scores in (old, new)]
-    scale: Scale = "ratio" if ratio and all(len(v) >= FEWEST and min(v) > 0 for v in values) else "difference"
-    test = _paired(pairs, scale) if paired else _welch(*values, basis, scale)
+    before, after = _values(old), _values(new)
+    able = ratio and all(len(values) >= FEWEST and min(values) > 0 for values in (before, after))
+    scale: Scale = "ratio" if able else "difference"
+    test = _paired(pairs, scale) if paired else _welch(before, after, basis, scale)
     verdict = UNKNOWN if math.isnan(test.p) else BETTER if (test.change > 0) == higher_is_better else WORSE
     return test, verdict
 
@@ -355,8 +358,8 @@ def run(old: str, new: str, results: Path, as_json: bool) -> tuple[int, dict[str
 def _texts(each: Difference) -> tuple[str, str, str]:
     """Old, new and change ± half its interval, as tables print scores; of a ratio new in times old."""
     if each.scale == "ratio":
-        change, half = each.change, each.half_width
-        times = cells.times(Estimate(change, change - half, change + half))
+        low, high = each.change - each.half_width, each.change + each.half_width
+        times = cells.times(Estimate(each.change, low, high))
         return cells.number(each.old, each.metric), cells.number(each.new, each.metric), f"×{times}"
     scale = 100 if each.metric in frames.PERCENT else 1
     size = scale * max(abs(each.old), abs(each.new))

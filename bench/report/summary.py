@@ -215,7 +215,7 @@ def sentence(table: pd.DataFrame, labels: Mapping[str, str], compared: Sequence[
     by_word: dict[str, list[str]] = {}
     for row in ranked[1:]:
         pair = against.get(row.method)
-        word = pair.verdict if pair is not None and len(pair.seeds) >= FEWEST else "few"
+        word: str = pair.verdict if pair is not None and len(pair.seeds) >= FEWEST else "few"
         if pair is None and not {*row.seeds.split()}.isdisjoint(best.seeds.split()):
             word = "zero"
         by_word.setdefault(word, []).append(row.label)
@@ -233,7 +233,7 @@ def sentence(table: pd.DataFrame, labels: Mapping[str, str], compared: Sequence[
         parts.append(f"worse, seed by seed, than {_list(by_word['worse'])}")
     if "cannot tell" in by_word:
         pairs = [c for row in ranked[1:] if (c := against.get(row.method))]
-        needed = [n for c in pairs if (n := verdicts.missing(c))]
+        needed = [seeds for c in pairs if (seeds := verdicts.missing(c))]
         hint = f" (up to {max(needed):,} seeds needed)" if needed else ""
         parts.append(f"not to be told from {_list(by_word['cannot tell'])}{hint}")
     if "zero" in by_word:
