@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from itertools import groupby
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,7 @@ NLL = "NLL, nats a value"
 MARKS = dict.fromkeys(("cannot tell", "equivalent", "better"), "•") | {"too few seeds": "?"}
 """What stands behind a figure not told from the best of its column; the best is bold, and those worse are bare."""
 DAGGER = "†"
-WORDS = {"accuracy": "accuracy, %", "error": "error, %", "mse": "mean squared error"}
+WORDS = {"accuracy": "accuracy, %", "error": "error, %", "error rate": "error, %", "mse": "mean squared error"}
 
 
 def rows_of(table: pd.DataFrame) -> list[Any]:
@@ -85,6 +85,22 @@ def interval(found: Estimate, sign: bool = False) -> str:
     if sign:
         ends = [f"+{text}" if not text.startswith(("-", NONE)) and float(text) else text for text in ends]
     return ends[0] if math.isnan(found.low) else f"{ends[0]} [{ends[1]}, {ends[2]}]"
+
+
+def times(logarithms: Estimate) -> str:
+    """A ratio and its interval, of their logarithms, each with two digits of its own or what the interval leaves."""
+    half = logarithms.half_width
+    digits = max(2, 1 - math.floor(math.log10(half))) if half > 0 else 3
+    ends = [_significant(math.exp(v), digits) for v in logarithms]
+    return ends[0] if math.isnan(logarithms.low) else f"{ends[0]} [{ends[1]}, {ends[2]}]"
+
+
+def _significant(value: float, digits: int) -> str:
+    """So many digits, without an exponent where that can be read."""
+    if not 1e-6 <= value < 1e9:
+        return f"{value:.{digits - 1}e}"
+    value = float(f"{value:.{digits - 1}e}")
+    return f"{value:,.{max(0, digits - 1 - math.floor(math.log10(value)))}f}"
 
 
 def p_value(p: float) -> str:
@@ -165,6 +181,11 @@ def seeds(numbers: Iterable[int]) -> str:
         row = [value for _, value in run]
         parts += [f"{row[0]}–{row[-1]}"] if len(row) > 2 else map(str, row)
     return f"seed{'s' * (len(found) > 1)} {', '.join(parts)}"
+
+
+def behind(count: int, diverged: Sized) -> str:
+    """How many seeds are behind a figure, and how many failed instead."""
+    return str(count) + (f" ({len(diverged)} diverged)" if len(diverged) else "")
 
 
 def table(rows: pd.DataFrame, left: Iterable[Any]) -> str:

@@ -308,9 +308,11 @@ def compare(
     b: Annotated[str, typer.Argument(metavar="B", help="Another.", autocompletion=completion.methods)],
     task: Annotated[str | None, typer.Option("-t", "--task", metavar="TASK", help="Only on this task.",
                                              autocompletion=completion.tasks)] = None,
+    setting: Annotated[str | None, typer.Option(metavar="NAME", help="Only in this setting, as the screen names it: "
+                                                "'length=40'.")] = None,
     at: Annotated[str, typer.Option(metavar="PLACE", help="As 'instance 2' or 'step 1'; else overall.")] = "",
     margin: Annotated[float | None, typer.Option(metavar="X", help="Smallest difference that matters: points, or % "
-                                                 "of a squared error.")] = None,
+                                                 "of squared errors and bits.")] = None,
     failures: Annotated[str, typer.Option(metavar="HOW", help="Diverged runs: excluded and counted, or scored as "
                                           "chance.")] = "excluded",
     dirty: Annotated[bool, typer.Option("--dirty", help="Also records made by uncommitted code.")] = False,
@@ -325,7 +327,8 @@ def compare(
     _prepare(plugin)
     from bench import comparing
 
-    told = comparing.compare(comparing.Request(a, b, results, task, at, failures, margin, dirty), as_json)
+    request = comparing.Request(a, b, results, task, setting, at, failures, margin, dirty)
+    told = comparing.compare(request, as_json)
     if as_json:
         _json(told)
 

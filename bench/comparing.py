@@ -34,6 +34,7 @@ class Request:
     b: str
     results: Path
     task: str | None = None
+    setting: str | None = None
     at: str = ""
     failures: str = "excluded"
     margin: float | None = None
@@ -52,8 +53,8 @@ def compare(request: Request, quiet: bool = False) -> list[dict[str, Any]]:
     if request.failures not in failures:
         raise BenchError(f"--failures must be excluded or chance, not '{request.failures}'")
     made = _frame(request)
-    found = stats.compare(made, request.a, request.b, task=request.task, at=request.at,
-                          failures=failures[request.failures], margin=request.margin)  # fmt: skip
+    found = stats.compare(made, request.a, request.b, task=request.task, setting=request.setting,
+                          at=request.at, failures=failures[request.failures], margin=request.margin)  # fmt: skip
     costs = [cost(made, c) for c in found]
     if not quiet:
         show(views.console(), made, found, costs)
@@ -114,12 +115,13 @@ def show(out: Console, made: pd.DataFrame, found: list[Comparison], costs: Itera
     for c in found:
         rows.add_row(
             _where(c), cells.number(c.mean_a, c.metric), cells.number(c.mean_b, c.metric),
-            cells.interval(c.shown, sign=True) + _unit(c), cells.p_value(c.p_holm)[1:].removeprefix(" = ").strip(),
+            _difference(c), cells.p_value(c.p_holm)[1:].removeprefix(" = ").strip(),
             str(len(c.seeds)), c.verdict, style=COLOURS[c.verdict],
         )  # fmt: skip
     out.print(rows)
     if len(found) > DETAILED:
-        out.print("-t TASK shows fewer in full: sign flips, effect, wins, margin, cost, curves and a sentence each.")
+        only = "-t TASK" if len({c.task for c in found}) > 1 else "--setting NAME"
+        out.print(f"{only} shows fewer in full: sign flips, effect, wins, margin, cost, curves and a sentence each.")
         return
     for c, spent in zip(found, costs, strict=True):
         out.print(_where(c), style="bold")
@@ -127,6 +129,10 @@ def show(out: Console, made: pd.DataFrame, found: list[Comparison], costs: Itera
             out.print(f"  {line}")
         _curves(out, made, c)
         out.print(f"  {verdicts.sentence(c)}", style="italic", soft_wrap=True)
+
+
+def _difference(c: Comparison) -> str:
+    return f"×{cells.times(c.difference)}" if c.far else cells.interval(c.shown, sign=True) + _unit(c)
 
 
 def _where(c: Comparison) -> str:
@@ -158,8 +164,11 @@ def _seeds(c: Comparison) -> str:
     left = [("only A has", c.only_a), ("only B has", c.only_b), ("A diverged in", c.diverged_a),
             ("B diverged in", c.diverged_b)]  # fmt: skip
     found = "; ".join(f"{what} {cells.seeds(seeds)}" for what, seeds in left if seeds)
-    if not c.diverged_a + c.diverged_b:
+    failed = {*c.diverged_a, *c.diverged_b}
+    if not failed:
         return found
+    if c.failures == "chance" and failed - set(c.seeds):
+        return f"{found} (what chance scores is not known here: failures are {HOW['excluded']})"
     return f"{found} (failures are {HOW[c.failures]})"
 
 

@@ -10,6 +10,8 @@ paired: they were measured on the same test episodes. What is noise:
 - three seeds or more on either side, but not the same: Welch's t interval over seeds;
 - fewer seeds, with other ids or not the same: it cannot be told.
 
+Over seeds, squared errors and bits are compared by the logarithm of their ratio, as `bench compare` does.
+
 A number is beyond noise where the p-value of that interval's test is, by Holm's rule over all numbers that moved: by
 chance alone, one comparison in twenty says of anything that it is better or worse, however many numbers it has.
 
@@ -32,11 +34,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from bench import frames, records, views
-from bench.cells import number
+from bench import cells, frames, records, views
 from bench.config import canonical
 from bench.errors import BenchError
-from bench.intervals import FEWEST, t_half_width
+from bench.intervals import FEWEST, Estimate, t_half_width
+from bench.paired import Scale
 from bench.records import Record
 from bench.significance import ALPHA, holm
 
@@ -70,7 +72,11 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """A number in two stores; scores as records hold them, differences new minus old."""
+    """A number in two stores; scores as records hold them, differences new minus old.
+
+    scale: of change and half_width; natural logarithms of new over old where it is a ratio, and then old and new are
+    geometric means.
+    """
 
     task: str
     method: str
@@ -86,6 +92,7 @@ class Difference:
     basis: str
     """What the interval is over."""
     verdict: str
+    scale: Scale = "difference"
 
     @property
     def moved(self) -> bool:
@@ -149,9 +156,12 @@ def _difference(key: Key, old: Mapping[int, Score], new: Mapping[int, Score]) ->
     first = next(iter(new.values())).record
     method, task = views.names(first.spec)
     before, after = (_known(scores, old.keys() & new.keys()) for scores in (old, new))
-    test, verdict = _judged(before, after, bool(first.result["higher_is_better"]))
+    test, verdict = _judged(before, after, bool(first.result["higher_is_better"]), key.metric in frames.RATIOS)
     at = ", ".join(filter(None, (key.evaluation, key.place)))
-    return Difference(task, method, at, first.result["metric"], _mean(before), _mean(after), *test, verdict)
+    return Difference(
+        task, method, at, first.result["metric"], _mean(before, test.scale), _mean(after, test.scale), test.change,
+        test.half_width, test.p, test.basis, verdict, test.scale,
+    )  # fmt: skip
 
 
 def _known(scores: Mapping[int, Score], common: Iterable[int]) -> dict[int, Score]:
@@ -160,16 +170,18 @@ def _known(scores: Mapping[int, Score], common: Iterable[int]) -> dict[int, Scor
 
 
 class Tested(NamedTuple):
-    """Change, half its interval, p, and what these are over."""
+    """Change, half its interval, p, what these are over, and on which scale."""
 
     change: float
     half_width: float
     p: float
     basis: str
+    scale: Scale = "difference"
 
 
-def _judged(old: Mapping[int, Score], new: Mapping[int, Score], higher_is_better: bool) -> tuple[Tested, str]:
-    """The test of a number, and the verdict before Holm's rule."""
+def _judged(old: Mapping[int, Score], new: Mapping[int, Score], higher_is_better: bool,
+            ratio: bool) -> tuple[Tested, str]:  # fmt: skip
+    """The test of a number, and the verdict before Holm's rule. ratio: of logarithms, where there are three of each."""
     failed = [{seed for seed, score in scores.items() if score.value is None} for scores in (old, new)]
     paired = old.keys() == new.keys()
     basis = _count(len(old)) if paired else f"{len(old)} and {len(new)} other seeds"
@@ -178,14 +190,18 @@ def _judged(old: Mapping[int, Score], new: Mapping[int, Score], higher_is_better
     pairs = [(old[s], new[s]) for s in old if paired and s not in failed[0]]
     if paired and all(_close(a.value, b.value) for a, b in pairs):
         return Tested(_mean(new) - _mean(old), math.nan, math.nan, basis), SAME
-    test = _paired(pairs) if paired else _welch(_values(old), _values(new), basis)
+    before, after = _values(old), _values(new)
+    able = ratio and all(len(values) >= FEWEST and min(values) > 0 for values in (before, after))
+    scale: Scale = "ratio" if able else "difference"
+    test = _paired(pairs, scale) if paired else _welch(before, after, basis, scale)
     verdict = UNKNOWN if math.isnan(test.p) else BETTER if (test.change > 0) == higher_is_better else WORSE
     return test, verdict
 
 
-def _paired(pairs: Sequence[tuple[Score, Score]]) -> Tested:
+def _paired(pairs: Sequence[tuple[Score, Score]], scale: Scale) -> Tested:
     """Student's t over seeds, or over the episodes of few seeds."""
-    each = [_value(new) - _value(old) for old, new in pairs]
+    on = math.log if scale == "ratio" else float
+    each = [on(_value(new)) - on(_value(old)) for old, new in pairs]
     repeated = all(
         old.record.id == new.record.id and 1 < len(old.per_episode) == len(new.per_episode) for old, new in pairs
     )
@@ -193,7 +209,7 @@ def _paired(pairs: Sequence[tuple[Score, Score]]) -> Tested:
     if len(pairs) < FEWEST and repeated:
         each = np.concatenate([np.subtract(new.per_episode, old.per_episode) for old, new in pairs]).tolist()
         basis = f"{len(each)} episodes, {basis}"
-    return Tested(change, t_half_width(each), _p(change, t_half_width(each), len(each) - 1), basis)
+    return Tested(change, t_half_width(each), _p(change, t_half_width(each), len(each) - 1), basis, scale)
 
 
 def _p(change: float, half_width: float, freedom: int) -> float:
@@ -203,16 +219,18 @@ def _p(change: float, half_width: float, freedom: int) -> float:
     return float(2 * stats.t.sf(abs(change) / half_width * stats.t.ppf(0.975, freedom), freedom))
 
 
-def _welch(old: Sequence[float], new: Sequence[float], basis: str) -> Tested:
+def _welch(old: Sequence[float], new: Sequence[float], basis: str, scale: Scale) -> Tested:
     """Welch's t of seeds that are not the same."""
+    if scale == "ratio":
+        old, new = ([math.log(v) for v in values] for values in (old, new))
     change = float(np.mean(new) - np.mean(old)) if old and new else math.nan
     if min(len(old), len(new)) < FEWEST:
-        return Tested(change, math.nan, math.nan, basis)
+        return Tested(change, math.nan, math.nan, basis, scale)
     if min(old) == max(old) and min(new) == max(new):  # what scipy divides by zero for
-        return Tested(change, 0.0, _p(change, 0.0, 1), basis)
+        return Tested(change, 0.0, _p(change, 0.0, 1), basis, scale)
     test = stats.ttest_ind(new, old, equal_var=False)
     low, high = test.confidence_interval(0.95)
-    return Tested(change, float(high - low) / 2, float(test.pvalue), basis)
+    return Tested(change, float(high - low) / 2, float(test.pvalue), basis, scale)
 
 
 def _value(score: Score) -> float:
@@ -227,8 +245,10 @@ def _values(scores: Mapping[int, Score]) -> list[float]:
     return [_value(score) for score in scores.values() if score.value is not None]
 
 
-def _mean(scores: Mapping[int, Score]) -> float:
+def _mean(scores: Mapping[int, Score], scale: Scale = "difference") -> float:
     values = _values(scores)
+    if scale == "ratio":
+        return float(np.exp(np.mean(np.log(values))))
     return float(np.mean(values)) if values else math.nan
 
 
@@ -336,11 +356,15 @@ def run(old: str, new: str, results: Path, as_json: bool) -> tuple[int, dict[str
 
 
 def _texts(each: Difference) -> tuple[str, str, str]:
-    """Old, new and change ± half its interval, as tables print scores."""
+    """Old, new and change ± half its interval, as tables print scores; of a ratio new in times old."""
+    if each.scale == "ratio":
+        low, high = each.change - each.half_width, each.change + each.half_width
+        times = cells.times(Estimate(each.change, low, high))
+        return cells.number(each.old, each.metric), cells.number(each.new, each.metric), f"×{times}"
     scale = 100 if each.metric in frames.PERCENT else 1
     size = scale * max(abs(each.old), abs(each.new))
     old, new, change, half = (
-        number(scale * v, each.metric, size) for v in (each.old, each.new, each.change, each.half_width)
+        cells.number(scale * v, each.metric, size) for v in (each.old, each.new, each.change, each.half_width)
     )
     sign = "+" if each.change > 0 else ""
     return old, new, f"{sign}{change}" + ("" if math.isnan(each.half_width) else f" ± {half}")

@@ -14,7 +14,7 @@ import pandas as pd
 from bench import published, registry
 from bench.config import canonical, digest
 
-PERCENT = frozenset({"accuracy", "error"})
+PERCENT = frozenset({"accuracy", "error", "error rate"})
 """Metrics that are fractions in records and percent wherever people read them; others are shown as they are."""
 RATIOS = frozenset({"mse", "bits per sequence"})
 """Metrics that are compared by the logarithm of their ratio: above zero, and far apart by factors."""
@@ -87,9 +87,12 @@ def once(made: pd.DataFrame) -> pd.DataFrame:
 
 
 def metric_of(section: pd.DataFrame) -> str:
-    """What a section's figures are called: the records' metric, but Lake's runs are published as errors."""
+    """What a section's figures are called: the records' metric, but Lake's runs are published as errors.
+
+    "error" is that of an accuracy; what records themselves call so is an error already, and has another name here.
+    """
     metric, task = section["metric"].iloc[0], section["task"].iloc[0]
-    return "error" if (task, metric) == ("lake", "accuracy") else metric
+    return "error" if (task, metric) == ("lake", "accuracy") else "error rate" if metric == "error" else metric
 
 
 def shown(metric: str, value: float | None) -> float:

@@ -18,6 +18,7 @@ import pandas as pd
 
 from bench import cells, legends, memory_tables, published
 from bench.cells import NONE, PAPERS, WORDS, rows_of, safe
+from bench.frames import PERCENT
 from bench.references import ceiling, elimination, guessing
 
 BESIDE = 3
@@ -62,7 +63,7 @@ def headline(table: pd.DataFrame) -> str:
             "method": row.method,
             "measure": WORDS.get(row.metric, row.metric),
             "ours": cells.mean(row) + f" {cells.DAGGER}" * (row.transductive == "yes"),
-            "seeds": str(row.n_seeds),
+            "seeds": cells.behind(row.n_seeds, {*_numbers(row.diverged)} - {*_numbers(row.seeds)}),
             "published": cells.published(row.published, row.published_ci95),
             "source": cells.source(row.source, row.arxiv) if row.source else "",
             "same protocol": row.same_protocol,
@@ -277,7 +278,7 @@ def _counts(section: pd.DataFrame, made: pd.DataFrame) -> str:
     for kind in ("diverged", "missing", "unsolved"):
         text = _by_seeds(rows, kind)
         name = (
-            f"Not solved (never {_threshold(rows)} in validation)" if text and kind == "unsolved" else kind.capitalize()
+            f"Not solved (never {_threshold(made)} in validation)" if text and kind == "unsolved" else kind.capitalize()
         )
         lines += [f"{name}: {safe(text)}."] if text else []
     lines += _unequal(rows)
@@ -289,11 +290,10 @@ def _counts(section: pd.DataFrame, made: pd.DataFrame) -> str:
     return " ".join(lines)
 
 
-def _threshold(rows: pd.DataFrame) -> str:
-    known = rows.dropna(subset=["threshold"]).iloc[0]
-    percent = known["metric"] == "accuracy"
-    value = f"{100 * known['threshold']:g} %" if percent else f"{known['threshold']:g} {known['metric']}"
-    return f"{value} or {'more' if percent else 'less'}"
+def _threshold(made: pd.DataFrame) -> str:
+    known = made.dropna(subset=["solved"]).iloc[0]
+    value = f"{100 * known['solved']:g} %" if known["metric"] in PERCENT else f"{known['solved']:g} {known['metric']}"
+    return f"{value} or {'more' if known['higher_is_better'] else 'less'}"
 
 
 def _by_seeds(rows: pd.DataFrame, kind: str) -> str:

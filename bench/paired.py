@@ -99,6 +99,11 @@ class Comparison:
         return Estimate(*(_shown(self.scale, v) for v in self.difference))
 
     @property
+    def far(self) -> bool:
+        """Whether a ratio is, or may be, two or more: it is then printed as how many times B, not in percent of B."""
+        return self.scale == "ratio" and any(abs(v) > math.log(2) for v in self.difference)
+
+    @property
     def shown_margin(self) -> float | None:
         """The margin as people read it."""
         return None if self.margin is None else _shown(self.scale, self.margin)

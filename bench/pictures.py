@@ -16,7 +16,7 @@ import pandas as pd
 
 from bench.cells import rows_of
 from bench.charts import Chart, Line, Mark, Panel, short
-from bench.frames import PERCENT
+from bench.frames import PERCENT, RATIOS
 from bench.intervals import t_half_width
 from bench.memory_tables import diagnostics
 from bench.references import ceiling, elimination, guessing
@@ -89,7 +89,10 @@ def learning(made: pd.DataFrame, task: str) -> Chart | None:
         metric = part["metric"].iloc[0]
         percent, sign = metric in PERCENT, 1 if part["higher_is_better"].iloc[0] else -1
         last = max(_validated(c)[-1][0] for c in part["curve"])
-        lines = [_curve(str(label), group, percent) for label, group in part.groupby("label", sort=False)]
+        # Of what goes to zero and below, such as a reward, there are no logarithms; errors of zero are off the axis.
+        least = min(v for c in part["curve"] for _, v in _validated(c))
+        log = not percent and (metric in RATIOS or least > 0)
+        lines = [_curve(str(label), group, percent, log) for label, group in part.groupby("label", sort=False)]
         for line in lines:
             known = [sign * v for v in line.y if v is not None]
             rank[line.name] = max(rank.get(line.name, -math.inf), max(known, default=-math.inf))
@@ -97,14 +100,15 @@ def learning(made: pd.DataFrame, task: str) -> Chart | None:
         marks = [
             Mark(f"solved: {scale * t:g}{unit}", (0, last), short([scale * t] * 2), "threshold")
             for t in part["solved"].dropna().unique()[:1]
+            if t > 0 or not log
         ]
         untrained = made[(made["setting"] == setting) & (made["steps"] == 0) & (made["outcome"] == "ok")]
         for label, mean in untrained.groupby("label")["mean"].mean().items():
-            if percent or mean > 0:
+            if mean > 0 or not log:
                 marks.append(Mark(f"{label} (test)", (0, last), short([scale * mean] * 2)))
         name = str(setting) if own["setting"].nunique() > 1 else ""
         y_label = f"validation, {UNITS.get(metric, metric)}"
-        panels.append(Panel(name, "training steps", y_label, lines, marks, log=not percent, percent=percent))
+        panels.append(Panel(name, "training steps", y_label, lines, marks, log=log, percent=percent))
     note = "Thin: seeds; thick: their mean" + ", geometric" * any(p.log for p in panels) + "."
     note += " ×: a seed that diverged." if any(any(line.broken) for p in panels for line in p.lines) else ""
     return _chart(f"{task}: learning", note, panels, rank)
@@ -114,20 +118,20 @@ def _validated(curve: list[dict[str, Any]]) -> list[tuple[int, float]]:
     return [(p["step"], p["val"]) for p in curve if p["val"] is not None]
 
 
-def _curve(name: str, group: pd.DataFrame, percent: bool) -> Line:
+def _curve(name: str, group: pd.DataFrame, percent: bool, log: bool) -> Line:
     scale = 100 if percent else 1
     rows = sorted(rows_of(group), key=lambda row: row.seed)
-    curves = [[(step, scale * v) for step, v in _validated(row.curve) if percent or v > 0] for row in rows]
+    curves = [[(step, scale * v) for step, v in _validated(row.curve) if v > 0 or not log] for row in rows]
     whole = [dict(c) for c, row in zip(curves, rows, strict=True) if row.outcome == "ok" or row.n_episodes]
     steps = sorted(set.intersection(*(set(c) for c in whole))) if whole else []
-    means = [_average([c[step] for c in whole], percent) for step in steps]
+    means = [_average([c[step] for c in whole], log) for step in steps]
     seeds = tuple((tuple(step for step, _ in c), short(v for _, v in c)) for c in curves)
     broken = tuple(row.outcome != "ok" and not row.n_episodes for row in rows)
     return Line(name, tuple(steps), short(means), seeds=seeds, broken=broken)
 
 
-def _average(values: list[float], plain: bool) -> float:
-    return math.fsum(values) / len(values) if plain else math.exp(math.fsum(map(math.log, values)) / len(values))
+def _average(values: list[float], log: bool) -> float:
+    return math.exp(math.fsum(map(math.log, values)) / len(values)) if log else math.fsum(values) / len(values)
 
 
 # ----------------------------------------------------------------------------------------------- by instance, age, load

@@ -38,7 +38,8 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False, "svg.hashsalt": "mannbench", "svg.fonttype": "none", "figure.facecolor": "white",
     "text.parse_math": False,
 }  # fmt: skip
-LABELS = {"accuracy": "accuracy, %", "error": "error, % (less is better)", "mse": "MSE (less is better)"}
+LABELS = {"accuracy": "accuracy, %", "error": "error, % (less is better)", "error rate": "error, % (less is better)",
+          "mse": "MSE (less is better)"}  # fmt: skip
 AXES = {
     "instance": "how often the class has been shown, this time included",
     "step": "gradient steps on the support",

@@ -32,7 +32,7 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
     """Write what is stale, or with check name it; the exit code.
 
     Raises:
-        BenchError: no such suite, or no record of it; or no such folder, to check.
+        BenchError: no such suite, or no record of it; no record at all; or no such folder, to check.
     """
     if check:  # a mistyped name must not pass for tables that are true
         records.check_folder(results)
@@ -45,6 +45,8 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
         found.pictures.update(scaling_plots.pictures(measured))
         found.pictures.update(coverage.pictures(coverage.load(results)))
     found.tables.update(latex.beside(found.tables))
+    if not found.tables:
+        raise BenchError(f"there are no records in {results}; `bench run` makes them")
     folder, gallery = results / "tables", results / "pictures"
     stale = [*(folder / name for name in tables.check(found.tables, folder)),
              *(gallery / name for name in charts.check(found.pictures, gallery))]  # fmt: skip

@@ -35,7 +35,7 @@ def table(records: Iterable[Any]) -> str:
             "method": cells.safe(str(labels.get(r.method, r.method))),
             "setting": ", ".join(filter(None, [r.setting, r.at])),
             "ours": cells.plus_minus(r.ours.value, r.ours.half_width, r.metric),
-            "seeds": str(r.seeds),
+            "seeds": cells.behind(r.seeds, r.diverged),
             "published": cells.published(r.row.value, r.row.ci95),
             "source": cells.source(r.row.citation, r.row.arxiv),
             "ours − published": cells.interval(r.gap, sign=True),

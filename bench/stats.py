@@ -35,6 +35,7 @@ def compare(
     b: str,
     *,
     task: str | None = None,
+    setting: str | None = None,
     at: str = "",
     failures: Failures = "excluded",
     margin: float | None = None,
@@ -42,14 +43,19 @@ def compare(
     """A against B in each task and setting that both have records of: one family.
 
     made: a frame of `bench.frames`. a, b: methods as the frame or its `label` names them, or a registered name of which
-    there is one form in each setting. task: only this one. at: "", or "instance 2", "step 1", "group 3". margin: the
-    smallest difference that matters, as shown (points, or percent of a squared error); else `verdicts.margin_of`.
+    there is one form in each setting. task, setting: only this one. at: "", or "instance 2", "step 1", "group 3".
+    margin: the smallest difference that matters, as shown (points, or percent of squared errors and bits); else
+    `verdicts.margin_of`.
 
     Raises:
-        BenchError: an empty frame; an unknown method, task or place; methods that share no task, setting or seed; a
-            name that fits several methods; one method twice.
+        BenchError: an empty frame; an unknown method, task, setting or place; methods that share no task, setting or
+            seed; a name that fits several methods; one method twice.
     """
     there = _of_task(made, task)
+    if setting is not None:
+        if setting not in set(there["setting"]):
+            raise BenchError(unknown("recorded setting", setting, set(there["setting"]) - {""}))
+        there = there[there["setting"] == setting]
     sections = {(str(t), str(s)): section for (t, s), section in there.groupby(["task", "setting"], sort=False)}
     named = {key: [_forms(section, name, there) for name in (a, b)] for key, section in sections.items()}
     shared = {key: forms for key, forms in named.items() if all(forms)}
@@ -117,7 +123,8 @@ def reproductions(made: pd.DataFrame, *, task: str | None = None) -> list[Reprod
         metric, spec, fields = metric_of(rows), rows["spec"].iloc[0], rows["fields"].iloc[0]
         where = dict.fromkeys(["", *(place for scores in rows["scores"] for place in places(scores))])
         for at in where if spec["method"]["fields"].get("ablate", "none") == "none" else ():
-            values = [v for v in scores_of(rows, at).values() if not math.isnan(v)]
+            scores = scores_of(rows, at)
+            values = [v for v in scores.values() if not math.isnan(v)]
             printed = published.beside(spec, fields, at)
             if not printed or not values:
                 continue
@@ -126,7 +133,8 @@ def reproductions(made: pd.DataFrame, *, task: str | None = None) -> list[Reprod
             if margin is not None and metric not in PERCENT:
                 margin *= printed[0].value / 100
             found.append(verdicts.reproduction(
-                values, printed[0], match, margin,
+                values, printed[0], match, margin, diverged=[s for s, v in scores.items() if math.isnan(v)],
+                higher_is_better=bool(rows["higher_is_better"].iloc[0]) and metric != "error",
                 task=str(name), setting=str(setting), method=str(method), at=at, metric=metric,
             ))  # fmt: skip
     return found
@@ -229,7 +237,7 @@ def _chance(section: pd.DataFrame, metric: str, at: str) -> float:
     """What guessing scores in a section, as shown: exactly where that is known, else as `chance` was measured there."""
     guess = guessing(section["fields"].iloc[0]) if metric in PERCENT else None
     if guess is not None:
-        return 100 - guess if metric == "error" else guess
+        return guess if metric == "accuracy" else 100 - guess
     beside = section[(section["method_name"] == "chance") & (section["outcome"] == "ok")]
     return math.nan if beside.empty else float(np.mean([*scores_of(beside, at).values()]))
 

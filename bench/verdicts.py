@@ -74,14 +74,16 @@ def sentence(c: Comparison) -> str:
     said = f"On {where}, {c.a} and {c.b} reach {means} ({_measure(c)}, {many})"
     if math.isnan(c.difference.low):
         return f"{said}; whether they differ cannot be told, because {c.because}."
-    shown = cells.interval(c.shown, sign=True)
+    what, shown = "difference", f"{cells.interval(c.shown, sign=True)}{unit}"
+    if c.far:
+        what, shown = "ratio", cells.times(c.difference)
     evidence = (
-        f"a difference of {shown}{unit} (95 % interval of the paired difference over seeds, Student t; "
+        f"a {what} of {shown} (95 % interval of the paired {what} over seeds, Student t; "
         f"{cells.p_value(c.p_holm)}{f', Holm over {c.family}' if c.family > 1 else ''}; "
         f"{c.flips} {cells.p_value(c.p_flip)}, at least {c.p_flip_least:.2g})"
     )
     margin = "" if c.shown_margin is None else f"{cells.rounded(c.shown_margin, 0)}{unit}"
-    needed = c.seeds_needed if c.p > ALPHA else None
+    needed = missing(c)
     more = f"; {needed:,} seeds would find a difference of this size with 80 % power" if needed else ""
     end = {
         "better": f"{c.a} is better",
@@ -90,8 +92,13 @@ def sentence(c: Comparison) -> str:
         "cannot tell": f"which is better cannot be told, because {c.because}{more}",
     }[c.verdict]
     failed = [f"{name} diverged in {cells.seeds(lost)}" for name, lost in ((c.a, c.diverged_a), (c.b, c.diverged_b))
-              if lost and name not in c.because]  # fmt: skip
+              if lost and f" and {name} diverged in" not in f" and {c.because}"]  # fmt: skip
     return f"{said}, {evidence}: {end}{'; ' * bool(failed)}{' and '.join(failed)}."
+
+
+def missing(c: Comparison) -> int | None:
+    """Seeds that it would take to tell, where those that are there leave both signs possible; else None."""
+    return c.seeds_needed if c.p > ALPHA and c.verdict == "cannot tell" else None
 
 
 def _measure(c: Comparison) -> str:
@@ -115,6 +122,9 @@ class Reproduction:
     ours: intervals.Estimate
     """Mean over seeds and its t interval."""
     seeds: int
+    """Those that the mean is over."""
+    diverged: tuple[int, ...]
+    """Those that failed, and are in no mean."""
     row: Published
     match: Match
     gap: intervals.Estimate
@@ -133,6 +143,7 @@ class Reproduction:
 
 def reproduction(
     values: Sequence[float], row: Published, match: Match, margin: float | None, *,
+    diverged: Sequence[int] = (), higher_is_better: bool = True,
     task: str = "", setting: str = "", method: str = "", at: str = "", metric: str = "accuracy",
 ) -> Reproduction:  # fmt: skip
     """Judge whether a published figure was reproduced. values: ours by seed, as shown; margin: in the same unit.
@@ -140,7 +151,8 @@ def reproduction(
     A paper reports one trained model, or does not say how many: under the hypothesis that it is one more seed of ours,
     the gap varies by our spread √(1 + 1/n) and by the paper's interval over episodes, h / 1.96. Outside of that
     interval, and further off than the margin: above or below. Within it, no further off than the tolerance, and with
-    our own interval no wider than that: reproduced. Otherwise the seeds are too few to tell.
+    our own interval no wider than that: reproduced. Otherwise the seeds are too few to tell. Seeds that diverged are
+    left out, and never speak for us: what is then reproduced, or better than published, cannot be told.
     """
     ours = intervals.mean(values)
     gap = ours.value - row.value
@@ -152,13 +164,16 @@ def reproduction(
     known = [w for w in (margin, row.ci95) if w is not None]
     tolerance = max(known) if known else None
     verdict, because = _reproduced(between, ours.half_width, tolerance, margin or 0.0)
+    if diverged and verdict in ("reproduced", "above" if higher_is_better else "below"):
+        verdict, because = "cannot tell", f"{cells.seeds(diverged)} diverged, which the mean leaves out"
     if not match.same:
         verdict, because = "not comparable", match.because
     elif len(values) < FEWEST:
         because = "1 seed gives no interval" if len(values) == 1 else f"{len(values)} seeds give no interval"
     return Reproduction(
-        task, setting, method, at, metric, ours, len(values), row, match, between, tolerance, verdict, because
-    )
+        task, setting, method, at, metric, ours, len(values), tuple(diverged), row, match, between, tolerance, verdict,
+        because,
+    )  # fmt: skip
 
 
 def _reproduced(gap: intervals.Estimate, own: float, tolerance: float | None, margin: float) -> tuple[Reproduced, str]:

@@ -82,6 +82,7 @@ TYPED = {
     "tables of nothing": (("tables", "smoke", "--results", "out"), ["out has no record", "bench run smoke"]),
     "long name": (("run", "s" * 5000), ["cannot be read: File name too long"]),
     "long file": (("list", "s" * 5000 + ".toml"), ["cannot be read: File name too long"]),
+    "tables of an empty store": (("tables", "--results", "out"), ["there are no records in out", "bench run"]),
     "tables of no suite": (("tables", "smok"), ["did you mean smoke"]),
     "data set": (("data", "check", "omnigloss"), ["omnigloss"]),
 }  # fmt: skip

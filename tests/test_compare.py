@@ -66,6 +66,16 @@ def test_many_settings_are_a_table_alone(tmp_path: Path, capsys: Capture) -> Non
     text = screen(capsys, "protonet", "maml", "--results", store(tmp_path, pair(settings=4)))
     assert "p (of 4, Holm)" in text
     assert text.count("better") == 4
+    assert "--setting NAME shows fewer in full" in text
+    one = screen(capsys, "protonet", "maml", "--setting", "10-way 1-shot", "--results", tmp_path)
+    assert "On omniglot, 10-way 1-shot, protonet and maml reach" in one
+    assert "Holm" not in one
+
+
+def test_several_tasks_are_narrowed_by_the_task(tmp_path: Path, capsys: Capture) -> None:
+    more = [scored(spec(name, "lake", s, fields={}), 0.5 + 0.1 * (name == "maml")) for name in ("protonet", "maml")
+            for s in range(3)]  # fmt: skip
+    text = screen(capsys, "protonet", "maml", "--results", store(tmp_path, pair(settings=3) + more))
     assert "-t TASK shows fewer in full" in text
 
 
@@ -78,6 +88,18 @@ def test_the_screen_names_who_is_missing(tmp_path: Path, capsys: Capture) -> Non
     assert "cannot tell" in text
     text = screen(capsys, "protonet", "maml", "--failures", "chance", "--results", tmp_path)
     assert "A diverged in seed 7 (failures are scored as chance)" in text
+
+
+def test_failures_that_cannot_be_scored_are_not_said_to_be(tmp_path: Path, capsys: Capture) -> None:
+    made = [scored(spec(name, "copy", s, fields={}), 1.0 + s + 5 * (name == "lstm")) for name in ("ntm", "lstm")
+            for s in range(4) if (name, s) != ("lstm", 3)]  # fmt: skip
+    store(tmp_path, [*made, record(spec("lstm", "copy", 3, fields={}))])
+    asked = ("ntm", "lstm", "--failures", "chance", "--results", tmp_path)
+    assert "B diverged in seed 3 (what chance scores is not known here: failures are counted, and left out)" in screen(
+        capsys, *asked
+    )
+    store(tmp_path, [scored(spec("chance", "copy"), 84.0, 1.0)])
+    assert "B diverged in seed 3 (failures are scored as chance)" in screen(capsys, *asked)
 
 
 def test_one_seed_says_that_there_is_no_interval(tmp_path: Path, capsys: Capture) -> None:
@@ -124,6 +146,7 @@ def test_settings_that_were_not_trained_for_have_no_curve(tmp_path: Path) -> Non
     ("arguments", "says"),
     [(("protonett", "maml"), "there is no recorded method 'protonett'; did you mean protonet?"),
      (("protonet", "maml", "-t", "omniglott"), "there is no recorded task 'omniglott'; did you mean omniglot?"),
+     (("protonet", "maml", "--setting", "6-way"), "there is no recorded setting '6-way'; there are: 5-way 1-shot"),
      (("protonet", "maml", "--at", "step 5"), "protonet has nothing at 'step 5' on omniglot; only the whole was meas"),
      (("protonet", "hausdorff"), "protonet and hausdorff share no task and setting"),
      (("protonet", "other"), "protonet and other share no seed: protonet has seeds 0–4 and other has seed 9"),

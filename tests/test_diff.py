@@ -16,7 +16,7 @@ from scipy import stats
 from shell import bench, refused
 from synthetic import by_instance, by_step, evaluation, record, scored, showcase, spec
 
-from bench import records
+from bench import cells, cli, intervals, records
 from bench.differences import BETTER, LOST, NOISE, SAME, UNKNOWN, WON, WORSE, Difference, compare
 from bench.intervals import t_half_width
 from bench.records import Record
@@ -146,6 +146,29 @@ def test_other_seeds_are_compared_without_pairs() -> None:
     assert (found.basis, found.verdict) == ("3 and 4 other seeds", WORSE)
     assert only(seeds([0.5] * 3), seeds([0.5] * 3, first=3)).verdict == NOISE
     assert only(seeds(old), seeds([0.1], first=3)).verdict == UNKNOWN
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_errors_are_compared_by_ratio(first: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A hundred times as many bits is no noise, though one seed's difference is far from another's."""
+    old, new = [0.001, 0.002, 0.0005], [0.1, 0.4, 0.03]
+    assert stats.ttest_rel(new, old).pvalue > 0.05
+    made = [seeds(old, task="copy"), seeds(new, first, task="copy")]
+    found = only(*made)
+    assert (found.scale, found.verdict) == ("ratio", WORSE)
+    assert (found.old, found.new) == pytest.approx((stats.gmean(old), stats.gmean(new)))
+    logs = np.log(old), np.log(new)
+    test = stats.ttest_ind(*logs[::-1], equal_var=False) if first else stats.ttest_rel(*logs[::-1])
+    assert found.p == pytest.approx(test.pvalue)
+    low, high = test.confidence_interval(0.95)
+    assert (found.change - found.half_width, found.change + found.half_width) == pytest.approx((low, high))
+    for folder, each in zip(("old", "new"), made, strict=True):
+        store(tmp_path / folder, each)
+    assert cli.call(["diff", str(tmp_path / "old"), str(tmp_path / "new")]) == 1
+    times = cells.times(intervals.Estimate(found.change, low, high))
+    assert f"×{times}" in capsys.readouterr().out
+    assert only(seeds([0.0, 1.0, 2.0], task="copy"), seeds(new, task="copy")).scale == "difference"
+    assert only(seeds(old[:2], task="copy"), seeds(new[:2], task="copy")).scale == "difference"
 
 
 def test_another_measure_is_another_number() -> None:

@@ -20,6 +20,7 @@ from shell import bench
 from synthetic import SLOTLESS, ablated, by_instance, copied, evaluation, points, probed, record, scored, spec
 
 from bench import charts, frames, pictures, plots, records, references
+from bench import report as page
 from bench.charts import Chart, Line, Mark, Panel, short, spaced
 from bench.frames import frame
 from bench.intervals import t_half_width
@@ -107,6 +108,26 @@ def test_learning_curves_of_accuracy_are_in_percent() -> None:
     assert {"pixel-knn (test)", "chance (test)"} <= set(marks(panel))
     seeds = np.array([[v or 0 for v in y] for _, y in lines(panel)["ntm"].seeds])
     assert lines(panel)["ntm"].y == pytest.approx(seeds.mean(0), rel=1e-5)
+
+
+@pytest.mark.parametrize("values", [[-3.0, -1.0, 0.0], [-3.0, -2.0, -1.0]])
+def test_what_may_be_negative_has_a_linear_axis(values: list[float]) -> None:
+    made = []
+    for seed in range(3):
+        made.append(scored(spec("ntm", "copy", seed, fields={}), -1.0, curve=points([v + seed for v in values])))
+        made[-1]["result"] |= {"metric": "reward", "higher_is_better": True, "solved": -0.5}
+    chart = drawn(made, "copy", "learning")
+    (panel,) = chart.panels
+    (line,) = panel.lines
+    assert not panel.log
+    assert "geometric" not in chart.note
+    assert line.y == pytest.approx([v + 1 for v in values])
+    assert marks(panel)["solved: -0.5"].y == (-0.5, -0.5)
+    (block,) = page.blocks.suite("mine", "", made, {}, False).blocks
+    (plot,) = page.curves.kinds(block, page.blocks.Looks(["ntm"]), ["learning"])[0].plots
+    half = t_half_width([0.0, 1.0, 2.0])
+    assert not plot.y_log
+    assert [*plot.series[0].low] == pytest.approx([v + 1 - half for v in values])
 
 
 def test_seeds_of_unequal_steps_are_averaged_where_all_are() -> None:

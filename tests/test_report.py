@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from test_profiling import profile as measured_profile
 from test_profiling import swept
 
-from bench import aggregates, cells, cli, records, report
+from bench import aggregates, cells, cli, origins, records, report
 from bench.charts import Mark
 from bench.errors import BenchError
 from bench.frames import frame
@@ -140,6 +140,54 @@ def test_any_store_gives_a_sensible_page(tmp_path: Path, kind: str) -> None:
     }
     assert expected[kind] in page.text
     assert ("1 record ·" in page.text) == (kind in ("one", "newer"))
+
+
+def test_the_page_says_who_sent_what_was_imported(tmp_path: Path) -> None:
+    made = [synthetic.scored(synthetic.spec("lstm", "omniglot", s, fields={}), 0.6) for s in range(3)]
+    store = _store(tmp_path, made)
+    assert "from Lab" not in report.render(store)
+    origins.write(store, "0" * 64, "Lab <b>X</b>", {made[1]["id"]: "Lab <b>X</b>"})
+    text = report.render(store)
+    assert "<b>X" not in text
+    machines = Page(text).text
+    assert "a processor, 1 thread, from Lab <b>X</b> (1 record)" in machines
+    assert "a processor, 1 thread (2 records)" in machines
+    suites = blocks.gather([], records.load(store).records, store)
+    found = listing.listing(suites)
+    told = {i: found.parts[found.details[i]["env"]].endswith("imported, from Lab <b>X</b>") for i in found.details}
+    assert told == {each["id"]: each is made[1] for each in made}
+
+
+def test_a_store_of_uncommitted_code_alone_is_not_called_empty(tmp_path: Path) -> None:
+    cell = synthetic.spec("lstm", "omniglot", fields={})
+    text = Page(report.render(_store(tmp_path, [synthetic.scored(cell, 0.6, dirty=True)]))).text
+    assert (
+        "All records are left out. other: 1 record made by uncommitted code: bench report --dirty shows them." in text
+    )
+    assert "There are no records yet" not in text
+
+
+def test_seeds_that_are_there_already_are_not_asked_for() -> None:
+    """Where Holm's correction, or a failure, is in the way, and not the number of seeds."""
+    made = [synthetic.scored(synthetic.spec(f"m{k}", "omniglot", s, fields={}), 0.8 + gap + 0.001 * (s % 3) * k)
+            for k, gap in enumerate((0.0, 0.01, 0.3)) for s in range(3)]  # fmt: skip
+    made[-1] = synthetic.record(synthetic.spec("m2", "omniglot", 2, fields={}))
+    made.append(synthetic.scored(synthetic.spec("m2", "omniglot", 3, fields={}), 1.0))
+    made += [synthetic.scored(synthetic.spec(f"m{k}", "omniglot", 3, fields={}), 0.8 + 0.01 * k) for k in (0, 1)]
+    (ranking,) = summary.rankings(_block(made, "omniglot"), blocks.Looks(["m0", "m1", "m2"]))
+    assert "not to be told from m1 and m0" in ranking.sentence
+    assert "needed" not in ranking.sentence
+    assert ranking.matrix is not None
+    told = [cell.told for row in ranking.matrix.cells for cell in row if cell and "m2 diverged" in cell.told]
+    assert told
+    assert not any("seeds would find" in text for text in told)
+
+
+def test_a_score_of_zero_is_not_said_to_lack_seeds() -> None:
+    made = [synthetic.scored(synthetic.spec(name, "copy", s, fields={}), mean + mean * s / 10, 0.0)
+            for name, mean in (("ntm", 0.0), ("lstm", 2.0)) for s in range(3)]  # fmt: skip
+    (ranking,) = summary.rankings(_block(made, "copy"), blocks.Looks(["ntm", "lstm"]))
+    assert ranking.sentence == "ntm has the best mean, 0.00 ± 0.00; a score of zero has no ratio to that of lstm."
 
 
 def test_what_was_left_out_is_said() -> None:
@@ -524,6 +572,9 @@ def test_the_served_page_follows_the_records(served: tuple[Path, int]) -> None:
     _store(store, [synthetic.scored(synthetic.spec("mann", "omniglot", fields={}), 0.7)])
     assert _get(port, "/state")[1] != state
     assert "<b>2</b> records" in _get(port, "/")[1]
+    state = _get(port, "/state")[1]
+    origins.write(store, "0" * 64, "Lab of X", {records.load(store).records[0].id: "Lab of X"})
+    assert _get(port, "/state")[1] != state
 
 
 def test_it_serves_this_machine_and_nothing_but_the_page(served: tuple[Path, int]) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from synthetic import by_instance, by_step, curve, evaluation, record, scored, spec
 
-from bench import frames, published, stats
+from bench import cells, frames, published, stats
 from bench.errors import BenchError
 from bench.frames import frame
 from bench.intervals import Estimate
@@ -57,6 +57,34 @@ def test_the_headline_is_a_paired_t_interval() -> None:
     assert (found.mean_a, found.mean_b) == pytest.approx((np.mean(a), np.mean(b)))
     assert (found.verdict, found.p_flip, found.p_flip_least) == ("better", 0.125, 0.125)
     assert found.wins_seeds.value == 1
+
+
+@pytest.mark.parametrize(
+    ("logarithms", "text"),
+    [
+        ((math.log(0.000611), math.log(1.62e-6), math.log(231)), "0.00061 [0.0000016, 230]"),
+        ((math.log(12.34), math.log(12.1), math.log(12.6)), "12.3 [12.1, 12.6]"),
+        ((math.log(4), math.log(0.25), math.log(6.4e6)), "4.0 [0.25, 6,400,000]"),
+        ((math.log(2e9), math.log(3e-8), math.log(9e12)), "2.0e+09 [3.0e-08, 9.0e+12]"),
+        ((math.log(0.2), NAN, NAN), "0.200"),
+        ((math.log(9.99), math.log(9.99), math.log(9.99)), "9.99 [9.99, 9.99]"),
+    ],
+)
+def test_ratios_have_digits_of_their_own(logarithms: tuple[float, float, float], text: str) -> None:
+    assert cells.times(Estimate(*logarithms)) == text
+
+
+def test_a_ratio_of_decades_is_no_percentage() -> None:
+    how = Comparison(a="sam", b="dnc", scale="ratio", metric="bits per sequence", higher_is_better=False)
+    found = paired({0: 800.0, 1: 700.0, 2: 1000.0}, {0: 0.001, 1: 0.02, 2: 60.0}, how)
+    assert found.far
+    assert found.swapped.far
+    assert f"a ratio of {cells.times(found.difference)} (95 % interval of the paired ratio over" in sentence(found)
+    assert "%" not in sentence(found).replace("95 % interval", "").replace("80 % power", "")
+    near = paired({0: 1.0, 1: 1.1, 2: 0.9}, {0: 1.01, 1: 1.12, 2: 0.92}, how)
+    assert not near.far
+    assert f"a difference of {cells.interval(near.shown, sign=True)} % (95 %" in sentence(near)
+    assert not paired({0: 1.0, 1: 50.0, 2: 90.0}, {0: 2.0, 1: 3.0, 2: 4.0}).far, "points are points"
 
 
 def test_a_ratio_is_of_geometric_means() -> None:
@@ -227,6 +255,10 @@ def test_the_sentence_says_what_was_found() -> None:
         "because mann diverged in seed 2, which the difference leaves out."
     )
     assert sentence(paired(a, b | {2: NAN}, how)).endswith("mann is better; lstm diverged in seed 2.")
+    both = paired(a | {2: NAN}, b | {3: NAN}, dataclasses.replace(how, a="mann-ff", b="mann"))
+    assert sentence(both).endswith(
+        "because mann-ff diverged in seed 2, which the difference leaves out; mann diverged in seed 3."
+    )
     near = {s: v + 0.01 * (-1) ** s for s, v in a.items()}
     assert sentence(paired(a, near, how)).endswith("they are equivalent within ± 0.300 points.")
     doubt = sentence(paired(a, {s: v + (-3) ** (s % 3) for s, v in a.items()}, how))
@@ -410,6 +442,17 @@ def test_published_figures_are_judged(
     assert found.discrepancies == "misprinted elsewhere"
 
 
+@pytest.mark.parametrize(
+    ("published", "higher_is_better", "verdict"),
+    [(98.2, True, "cannot tell"), (97.2, True, "cannot tell"), (98.8, True, "below"), (98.8, False, "cannot tell"),
+     (97.2, False, "above")],
+)  # fmt: skip
+def test_failures_do_not_speak_for_a_reproduction(published: float, higher_is_better: bool, verdict: str) -> None:
+    found = reproduction(OURS, figure(published), SAME, 0.3, diverged=[5, 6], higher_is_better=higher_is_better)
+    assert (found.verdict, found.diverged, found.seeds) == (verdict, (5, 6), 5)
+    assert (found.because == "seeds 5, 6 diverged, which the mean leaves out") == (verdict == "cannot tell")
+
+
 def test_the_gap_has_a_prediction_interval() -> None:
     found = reproduction(OURS, figure(98.2, 0.4), SAME, 0.3)
     own = scipy_stats.t.ppf(0.975, 4) * np.std(OURS, ddof=1) * math.sqrt(1 + 1 / 5)
@@ -426,7 +469,10 @@ def test_without_any_margin_nothing_is_reproduced() -> None:
 def test_records_are_put_beside_what_was_published() -> None:
     made = [scored(spec("protonet", "omniglot", s, fields={}), 0.98 + 0.001 * s) for s in range(3)]
     made += [scored(spec("unpublished", "omniglot", s, fields={}), 0.9) for s in range(3)]
+    (found,) = reproductions(frame([*made, record(spec("protonet", "omniglot", 3, fields={}))]))
+    assert found.diverged == (3,)
     (found,) = reproductions(frame(made))
+    assert found.diverged == ()
     assert (found.method, found.task, found.seeds, found.metric) == ("protonet", "omniglot", 3, "accuracy")
     assert found.row.source.startswith("Snell")
     assert found.ours.value == pytest.approx(98.1)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from synthetic import by_instance, by_step, evaluation, record, scored, showcase, spec
+from synthetic import by_instance, by_step, evaluation, points, record, scored, showcase, spec
 
 from bench import frames, tables
 from bench.cells import number, plus_minus
@@ -412,6 +412,12 @@ def test_headline_is_one_table() -> None:
     assert "5-way, 2nd instance" in text
 
 
+def test_the_headline_counts_what_diverged() -> None:
+    made = [scored(spec("protonet", "omniglot", s, fields={}), 0.97) for s in range(3)]
+    made += [record(spec("protonet", "omniglot", s, fields={})) for s in (3, 4)]
+    assert "| 3 (2 diverged) |" in tables.headline(made)
+
+
 def test_what_is_missing_is_measured_as_its_task_is() -> None:
     cell = spec("maml", "sinusoid", fields={})
     for recorded in ([], [record(spec("chance", "sinusoid"), evaluation(cell, [4.0]))]):
@@ -444,3 +450,33 @@ def test_how_sure_a_method_is_stands_beside_its_error() -> None:
     assert "-0.60 ± 0.25" in text
     assert "minus the log-likelihood" in text
     assert "NLL" not in render(silent, "t")["t.md"]
+
+
+def measured(metric: str, higher_is_better: bool, scores: dict[str, float], **more: Any) -> list[dict[str, Any]]:
+    """Three seeds a method on a task whose metric is another."""
+    made = []
+    for name, mean in scores.items():
+        for seed in range(3):
+            made.append(scored(spec(name, "copy", seed, fields={}), mean + 0.001 * seed, 0.01, **more))
+            made[-1]["result"] |= {"metric": metric, "higher_is_better": higher_is_better}
+    return made
+
+
+def test_an_error_that_is_recorded_as_one_is_shown_as_it_is() -> None:
+    made = measured("error", False, {"good": 0.1, "bad": 0.3})
+    table = summary(frame(made))
+    assert table["method"].str.partition(" ")[0].tolist() == ["good", "bad"]
+    assert table["mean"].tolist() == pytest.approx([10.1, 30.1])
+    assert table["standing"].tolist() == ["best", "worse"]
+    text = render(made, "mine")["mine.md"]
+    assert "error, %" in text
+    assert "**10.10 ± 0.25**" in text
+
+
+@pytest.mark.parametrize(("higher_is_better", "text"), [(True, "-2 reward or more"), (False, "-2 reward or less")])
+def test_the_threshold_of_a_task_is_said_in_its_direction(higher_is_better: bool, text: str) -> None:
+    values = points([-3.0, -3.0, -3.0] if higher_is_better else [-1.0, -1.0, -1.0])
+    made = measured("reward", higher_is_better, {"mann": -1.5}, curve=values)
+    for each in made:
+        each["result"]["solved"] = -2.0
+    assert f"Not solved (never {text} in validation)" in render(made, "mine")["mine.md"]

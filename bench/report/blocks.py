@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from bench import grid, refresh, tables
+from bench import grid, origins, refresh, tables
 from bench.config import digest
 from bench.errors import BenchError
 from bench.frames import committed, current, frame
@@ -58,6 +58,8 @@ class Suite:
     blocks: Sequence[Block]
     records: Sequence[Mapping[str, Any]]
     left_out: Mapping[str, int] = field(default_factory=dict)
+    whose: Mapping[str, str] = field(default_factory=dict)
+    """Who sent those that were imported, by id."""
 
 
 def gather(names: Sequence[str], found: Sequence[Record], results: Path, dirty: bool = False) -> list[Suite]:
@@ -66,7 +68,8 @@ def gather(names: Sequence[str], found: Sequence[Record], results: Path, dirty: 
     names: suites to show, else all.
 
     Raises:
-        BenchError: a suite that does not exist, or one asked for that has no record.
+        BenchError: a suite that does not exist, or one asked for that has no record; a note of an import that is not
+            whole.
     """
     plain = [dict(vars(record)) for record in found]
     made: list[Suite] = []
@@ -87,7 +90,8 @@ def gather(names: Sequence[str], found: Sequence[Record], results: Path, dirty: 
     others = [r for r in plain if r["id"] not in known]
     if others and not names:
         made.append(suite(refresh.OTHER, "Records outside of any suite", others, {}, dirty))
-    return made
+    whose = origins.load(results)
+    return [replace(each, whose=whose) for each in made]
 
 
 def suite(name: str, title: str, mine: Sequence[dict[str, Any]], specs: Mapping[str, Any], dirty: bool) -> Suite:

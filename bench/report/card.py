@@ -43,9 +43,12 @@ def card(suites: Sequence[Suite]) -> Card:
     records = {r["id"]: r for suite in suites for r in suite.records}
     found = [records[i] for i in sorted(records)]
     envs = [r.get("env") or {} for r in found]
+    whose = {i: name for suite in suites for i, name in suite.whose.items()}
+    machines = [_machine(env) + (f", from {whose[r['id']]}" if r["id"] in whose else "")
+                for r, env in zip(found, envs, strict=True)]  # fmt: skip
     return Card(
         digest(found, 64),
-        _counted(_machine(env) for env in envs),
+        _counted(machines),
         _counted(_versions(env) for env in envs),
         _counted(str(env.get("commit") or "unknown")[:12] + " with changes" * bool(env.get("dirty")) for env in envs),
         _counted(f"{d['name']}, sha256 {d['sha256']}" for r in found if (d := r.get("data"))),

@@ -62,7 +62,7 @@ def plot(panel: Panel, block: Block, looks: Mapping[str, Look], names: Sequence[
 
     series = []
     for line in sorted(panel.lines, key=lambda line: names.index(line.name)):
-        line = _banded(line, panel.percent) if bands else line
+        line = _banded(line, panel.log) if bands else line
         # Where seeds share no step there is no mean, and the seeds are all there is.
         seeds = _seeds(line, block, where, metric)
         points = [
@@ -89,18 +89,18 @@ def _told(line: Line, i: int, metric: str) -> str:
     return cells.number(y, metric) + unit + f", 95 % interval {interval}{unit}" * (len(ends) == 2)
 
 
-def _banded(line: Line, percent: bool) -> Line:
+def _banded(line: Line, log: bool) -> Line:
     """A learning curve with the interval over seeds that its mean has: of logarithms where that is geometric."""
     whole = [dict(zip(x, y, strict=True)) for (x, y), broken in zip(line.seeds, line.broken, strict=True) if not broken]
     low: list[float | None] = []
     high: list[float | None] = []
     for step, mean in zip(line.x, line.y, strict=True):
         values = [v for seed in whole if (v := seed.get(step)) is not None]
-        half = t_half_width(values if percent else [math.log(v) for v in values])
+        half = t_half_width([math.log(v) for v in values] if log else values)
         if mean is None or math.isnan(half):
             return line
-        low.append(mean - half if percent else mean * math.exp(-half))
-        high.append(mean + half if percent else mean * math.exp(half))
+        low.append(mean * math.exp(-half) if log else mean - half)
+        high.append(mean * math.exp(half) if log else mean + half)
     return Line(line.name, line.x, line.y, low, high, line.seeds, line.broken)
 
 

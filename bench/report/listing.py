@@ -57,14 +57,16 @@ def listing(suites: Sequence[Suite]) -> Listing:
     """The records of suites; one that is in several is a row once."""
     where: dict[str, list[str]] = {}
     found: dict[str, Mapping[str, Any]] = {}
+    whose: dict[str, str] = {}
     for suite in suites:
+        whose |= suite.whose
         for record in suite.records:
             where.setdefault(record["id"], []).append(suite.name)
             found[record["id"]] = record
     order = sorted(found.values(), key=lambda r: (r["spec"]["task"]["name"], r["spec"]["method"]["name"],
                                                   r["spec"]["seed"], r["id"]))  # fmt: skip
     parts: dict[str, int] = {}
-    details = {r["id"]: _details(r, parts) for r in order}
+    details = {r["id"]: _details(r, whose.get(r["id"], ""), parts) for r in order}
     return Listing([_row(r, where[r["id"]]) for r in order], list(parts), details)
 
 
@@ -85,7 +87,7 @@ def _row(record: Mapping[str, Any], suites: Sequence[str]) -> Row:
                record["started"].partition("T")[0], numbers)  # fmt: skip
 
 
-def _details(record: Mapping[str, Any], parts: dict[str, int]) -> dict[str, Any]:
+def _details(record: Mapping[str, Any], whose: str, parts: dict[str, int]) -> dict[str, Any]:
     def part(text: str) -> int:
         return parts.setdefault(text, len(parts))
 
@@ -99,7 +101,7 @@ def _details(record: Mapping[str, Any], parts: dict[str, int]) -> dict[str, Any]
         **{kind: part(_pairs(f"{spec[kind]['name']} version {spec[kind]['version']}", spec[kind]["fields"]))
            for kind in ("method", "task")},
         "budget": part(_pairs("", spec["budget"])),
-        "env": part("\n".join([_pairs("", env), *resumed])),
+        "env": part("\n".join([_pairs("", env), *resumed, *([f"imported, from {whose}"] if whose else [])])),
         "data": part(f"{data['name']}, sha256 {data['sha256']}" if data else "generated, nothing read"),
         "command": part(command(spec).replace(f"--seeds {spec['seed']}", "--seeds {seed}", 1)),
         "scores": scores,

@@ -25,7 +25,7 @@ class Beside:
     name: str
     where: str
     ours: str
-    seeds: int
+    seeds: str
     theirs: str
     citation: str
     link: str
@@ -69,7 +69,7 @@ def beside(block: Block) -> Published | None:
         points = " points" if r.metric in PERCENT else ""
         rows.append(Beside(
             block.methods[r.method], labels.get(r.method, r.method), ", ".join(filter(None, [r.setting, r.at])),
-            cells.plus_minus(r.ours.value, r.ours.half_width, r.metric) + unit, r.seeds,
+            cells.plus_minus(r.ours.value, r.ours.half_width, r.metric) + unit, cells.behind(r.seeds, r.diverged),
             cells.published(r.row.value, r.row.ci95) + unit,
             cells.source(r.row.citation, r.row.arxiv), _link(r.row.arxiv), r.verdict, SIGNS[r.verdict],
             cells.interval(r.gap, sign=True) + points, r.because if r.match.same else "", r.match.verdict,

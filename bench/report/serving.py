@@ -30,7 +30,7 @@ def state(results: Path) -> str:
 
 
 def _files(results: Path) -> list[Path]:
-    kinds = ("runs/*/*/*.json", "profiles/*/*.json", "benchmarks/*.json")
+    kinds = ("runs/*/*/*.json", "profiles/*/*.json", "benchmarks/*.json", "imports/*.json")
     return [p for kind in kinds for p in results.glob(kind) if not p.name.startswith(".")]
 
 

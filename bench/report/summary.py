@@ -175,11 +175,13 @@ def matrix(table: pd.DataFrame, labels: Mapping[str, str], block: Block,
 def _told(c: Comparison, labels: Mapping[str, str]) -> str:
     parts = []
     if not math.isnan(c.difference.value):
-        direction = (
-            f"{labels.get(c.a, c.a)} less {labels.get(c.b, c.b)}" if c.scale == "difference" else labels.get(c.a, c.a)
-        )
-        against = "" if c.scale == "difference" else f" of {labels.get(c.b, c.b)}"
-        parts.append(f"{direction}: {cells.interval(c.shown, sign=True)} {c.unit}".rstrip() + against)
+        a, b = (labels.get(name, name) for name in (c.a, c.b))
+        if c.scale == "difference":
+            parts.append(f"{a} less {b}: {cells.interval(c.shown, sign=True)} {c.unit}".rstrip())
+        elif c.far:
+            parts.append(f"{a}: {cells.times(c.difference)} times {b}")
+        else:
+            parts.append(f"{a}: {cells.interval(c.shown, sign=True)} {c.unit} of {b}")
         parts.append(cells.seeds(c.seeds))
     if not math.isnan(c.difference.low):
         parts.append(f"{cells.p_value(c.p_holm)}, Holm over {c.family}")
@@ -187,8 +189,8 @@ def _told(c: Comparison, labels: Mapping[str, str]) -> str:
         if c.shown_margin is not None:
             parts.append(f"what matters: ± {cells.rounded(c.shown_margin, 0)} {c.unit}".rstrip())
     parts += [c.because] if c.because else []
-    if c.verdict == "cannot tell" and c.seeds_needed:
-        parts.append(f"{c.seeds_needed:,} seeds would find a difference of this size with 80 % power")
+    if needed := verdicts.missing(c):
+        parts.append(f"{needed:,} seeds would find a difference of this size with 80 % power")
     return "; ".join(parts)
 
 
@@ -213,7 +215,9 @@ def sentence(table: pd.DataFrame, labels: Mapping[str, str], compared: Sequence[
     by_word: dict[str, list[str]] = {}
     for row in ranked[1:]:
         pair = against.get(row.method)
-        word = pair.verdict if pair is not None and len(pair.seeds) >= FEWEST else "few"
+        word: str = pair.verdict if pair is not None and len(pair.seeds) >= FEWEST else "few"
+        if pair is None and not {*row.seeds.split()}.isdisjoint(best.seeds.split()):
+            word = "zero"
         by_word.setdefault(word, []).append(row.label)
     if len(by_word) == 1 and "few" in by_word:
         n = max((len(c.seeds) for c in against.values()), default=0)
@@ -228,10 +232,12 @@ def sentence(table: pd.DataFrame, labels: Mapping[str, str], compared: Sequence[
     if "worse" in by_word:
         parts.append(f"worse, seed by seed, than {_list(by_word['worse'])}")
     if "cannot tell" in by_word:
-        needed = [n for row in ranked[1:] if (c := against.get(row.method)) and c.verdict == "cannot tell"
-                  for n in [c.seeds_needed] if n]  # fmt: skip
+        pairs = [c for row in ranked[1:] if (c := against.get(row.method))]
+        needed = [seeds for c in pairs if (seeds := verdicts.missing(c))]
         hint = f" (up to {max(needed):,} seeds needed)" if needed else ""
         parts.append(f"not to be told from {_list(by_word['cannot tell'])}{hint}")
+    if "zero" in by_word:
+        parts.append(f"a score of zero has no ratio to that of {_list(by_word['zero'])}")
     if "few" in by_word:
         parts.append(f"with {_list(by_word['few'])} it shares fewer than {FEWEST} seeds")
     return "; ".join(parts) + "."
