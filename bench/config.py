@@ -100,9 +100,7 @@ def convert(cls: type, key: str, value: Any) -> Any:
         raise BenchError(unknown(f"field of {owner}", key, names))
     try:
         return _convert(hints[key], value)
-    except OverflowError:
-        raise BenchError(f"{owner}.{key} is too large: {reprlib.repr(value)}") from None
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         raise BenchError(f"{owner}.{key} must be {describe(hints[key])}, not {reprlib.repr(value)}") from None
 
 
@@ -134,8 +132,6 @@ def _convert(kind: Any, value: Any) -> Any:
     if kind is int:
         if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
             raise ValueError
-        if abs(int(value)) >= 2**63:  # more than tensors count with
-            raise OverflowError
         return int(value)
     if kind is float:
         if isinstance(value, bool):
