@@ -223,8 +223,11 @@ class MemoryMethod(TrainedMethod):
         try:
             with torch.random.fork_rng(devices=[]), suppress(NotImplementedError, AttributeError):
                 self.memory(Task())
-        except RuntimeError as error:  # torch has no room for it
-            raise BenchError(f"{self.name}: there is no room for its memory: {str(error).splitlines()[0]}") from None
+        except (RuntimeError, TypeError) as error:
+            said = str(error).splitlines()[0]
+            if "allocate" not in said and "Overflow" not in said:  # a mistake in the memory
+                raise
+            raise BenchError(f"{self.name}: there is no room for its memory: {said}") from None
         if self.ablate == "other" and self.batch < 2:
             raise BenchError(f"{self.name}.ablate=other needs another episode in a batch; set batch=2 or more")
 
