@@ -45,12 +45,12 @@ class Online(OnlineImages):
 
 
 SETTINGS: dict[str, tuple[Any, int]] = {
-    "5-way 5-shot 15-query × 1": (FewShot(way=5, shot=5), 1),
-    "5-way 5-shot 15-query × 16": (FewShot(way=5, shot=5), 16),
-    "60-way 1-shot 5-query × 1": (FewShot(way=60, shot=1, query=5), 1),
-    "online 5-way × 16, moved": (Online(), 16),
-    "online 5-way × 16, still": (replace(Online(), rotation=0.0, shift=0.0), 16),
-    "online 15-way × 16, moved": (Online(way=15), 16),
+    "5-way 5-shot 15-query x 1": (FewShot(way=5, shot=5), 1),
+    "5-way 5-shot 15-query x 16": (FewShot(way=5, shot=5), 16),
+    "60-way 1-shot 5-query x 1": (FewShot(way=60, shot=1, query=5), 1),
+    "online 5-way x 16, moved": (Online(), 16),
+    "online 5-way x 16, still": (replace(Online(), rotation=0.0, shift=0.0), 16),
+    "online 15-way x 16, moved": (Online(way=15), 16),
 }
 
 
@@ -69,7 +69,7 @@ def test_beside_learn2learn(benchmark: Callable[..., Any]) -> None:
     script = Path(__file__).parent / "peer_sampling.py"
     done = subprocess.run([os.environ[PEER], script], capture_output=True, text=True, check=True)
     peer = json.loads(done.stdout.splitlines()[-1])
-    task, batch = SETTINGS["5-way 5-shot 15-query × 16"]
+    task, batch = SETTINGS["5-way 5-shot 15-query x 16"]
     benchmark(task.sample, "train", batch, generator("benchmark"))
     ours = batch / benchmark.stats.stats.median  # type: ignore[attr-defined]
     theirs, packages = round(peer["episodes_per_s"]), {"learn2learn": peer["version"]}
