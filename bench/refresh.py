@@ -13,6 +13,7 @@ from bench import (
     files,
     grid,
     latex,
+    profile_tables,
     published,
     readme,
     records,
@@ -42,6 +43,7 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
     if not suites:
         measured = benchmarks.load(results, dirty)
         found.tables.update(benchmarks.render(measured))
+        found.tables.update(profile_tables.render(profile_tables.load(results, dirty)))
         found.pictures.update(scaling_plots.pictures(measured))
         found.pictures.update(coverage.pictures(coverage.load(results)))
     found.tables.update(latex.beside(found.tables))

@@ -17,8 +17,20 @@ import pytest
 import torch
 from shell import Said, bench, refused, toys  # noqa: F401
 
-from bench import hardware, profile_plots, profile_views, profiles, profiling, registry, roofs, timing, views
+from bench import (
+    hardware,
+    profile_plots,
+    profile_tables,
+    profile_views,
+    profiles,
+    profiling,
+    registry,
+    roofs,
+    timing,
+    views,
+)
 from bench.api import BenchError, Work
+from bench.refresh import refresh
 from bench.roofs import Roofs, judge
 from bench.timing import CPUClock, CUDAClock, Effort, Timing, summarise
 
@@ -596,3 +608,30 @@ def test_a_container_s_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hardware.free_memory("cpu") == 2000
     told["/sys/fs/cgroup/memory.max"] = ["max"]
     assert hardware.free_memory("cpu") == 8000 * 1024
+
+
+# ------------------------------------------------------------------------------------------------------------- summary
+
+
+def test_a_summary_has_the_fastest_variant_at_the_largest_size(tmp_path: Path) -> None:
+    sizes = {"heads": 4, "batch": 16, "decay": 0.99}
+    rows = [row(seconds * n, sizes={"slots": n, **sizes}, variant=variant, cache=cache)
+            for n in (64, 256, 1024) for variant, seconds, cache in (("eager", 1e-6, "hot"), ("compiled", 4e-7, "hot"),
+                                                                     ("fused", 1e-9, "cold"))]  # fmt: skip
+    dirty = profile(*rows, op="content")
+    dirty["env"] = dirty["env"] | {"dirty": True}
+    for made in (profile(*rows, op="usage"), dirty):
+        path = profiles.path_of(tmp_path / "profiles", "cpu", made["op"], "float32")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        profiles.write(path, made)
+    text = profile_tables.render(profile_tables.load(tmp_path))[profile_tables.NAME]
+    (line,) = [each for each in text.splitlines() if each.startswith("| usage")]
+    found = [cell.strip() for cell in line.strip("|").split("|")]
+    assert found[:5] == ["usage", "slots=1k heads=4 batch=16 decay=0.99", "forward", "compiled", "410 µs"]
+    assert found[-2:] == ["0.40", "1.00 ± 0.00"]
+    assert "content" not in text, "uncommitted code has no row"
+    assert "| content" in profile_tables.render(profile_tables.load(tmp_path, dirty=True))[profile_tables.NAME]
+    assert profile_tables.render(profile_tables.load(tmp_path / "nothing")) == {}
+    assert refresh((), tmp_path, check=False, dirty=False) == 0
+    assert refresh((), tmp_path, check=True, dirty=False) == 0
+    assert (tmp_path / "tables" / "profiles.tex").is_file()
