@@ -47,12 +47,12 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
         found.pictures.update(scaling_plots.pictures(measured))
         found.pictures.update(coverage.pictures(coverage.load(results)))
     found.tables.update(latex.beside(found.tables))
-    if not found.tables:
-        raise BenchError(f"there are no records in {results}; `bench run` makes them")
     folder, gallery = results / "tables", results / "pictures"
+    orphans = [] if suites else _orphans(folder, gallery, found)
+    if not found.tables and not found.pictures and not orphans:
+        raise BenchError(f"there are no records in {results}; `bench run` makes them")
     stale = [*(folder / name for name in tables.check(found.tables, folder)),
              *(gallery / name for name in charts.check(found.pictures, gallery))]  # fmt: skip
-    orphans = [] if suites else _orphans(folder, gallery, found)
     pages = {} if suites else _pages(results, loaded.records)
     if check:
         for path in [*stale, *pages]:
