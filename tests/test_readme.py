@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import re
 import shlex
@@ -13,7 +14,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 import pytest
+
+from bench import cells
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("README.md", "mann/README.md", "CONTRIBUTING.md", "docs/learn2learn.md", "docs/scaling.md")
@@ -143,3 +147,16 @@ def test_files_that_are_named_exist(page: str) -> None:
     missing = [path for path in linked if not (here / path).exists()]
     missing += [path for path in named if not (ROOT / path).exists()]
     assert not missing
+
+
+def test_the_answer_to_whether_a_memory_helps_is_that_of_the_table() -> None:
+    table = pd.read_csv(ROOT / "results" / "tables" / "ladder.csv")
+    found = {row.label: row for row in cells.rows_of(table[table["at"] == "instance 2"])}
+    (text,) = [part for part in PAGES["README.md"].split("\n\n") if part.startswith("**Does a memory help?**")]
+    names = ("lstm", "lstm-matched (by=params)", "lstm-matched (by=compute)", "mann", "mann (ablate=zero)",
+             "mann (ablate=frozen)", "full-attention", "deep-knn (features=classifier, metric=cosine)")  # fmt: skip
+    said = [figure for pair in re.findall(r"([\d.]+)(?: ± ([\d.]+))? %", text) for figure in pair if figure]
+    true = [v for name in names for v in (found[name].mean, found[name].half_width) if not math.isnan(v)]
+    assert said == [f"{v:.{len(s.partition('.')[2])}f}" for v, s in zip(true, said, strict=True)]
+    assert found["full-attention"].standing == "worse"
+    assert found["mann"].standing == "cannot tell"
