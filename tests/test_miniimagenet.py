@@ -549,7 +549,7 @@ def test_only_the_committed_tables_say_so_unasked(capsys: pytest.CaptureFixture[
         (tmp_path / folder).mkdir()
         if committed:
             (tmp_path / folder / published.FILE).touch()
-        assert said(capsys, "tables", "--results", str(tmp_path / folder))[0] == 0
+        assert said(capsys, "tables", "--results", str(tmp_path / folder))[0] == (0 if committed else 2)
         assert (tmp_path / folder / "tables" / "miniimagenet.md").exists() == committed
 
 
