@@ -167,7 +167,8 @@ def _by_setting(section: pd.DataFrame, made: pd.DataFrame) -> list[str]:
             | {names[row.setting]: cells.marked(row) + _other_seeds(row, first) for row in found}
             | {"seeds": str(first.n_seeds), **cells.sureness(first), **cells.solved(first), **cells.cost(first)}
         )
-    shown = pd.DataFrame(rows, columns=["method", *names.values(), *list(rows[0])[-8:]], dtype=object).fillna("")
+    further = [name for name in rows[0] if name not in {"method", *names.values()}]
+    shown = pd.DataFrame(rows, columns=["method", *names.values(), *further], dtype=object).fillna("")
     return [f"{WORDS.get(metric, metric).capitalize()}, by setting:", cells.table(shown, ("method",))]
 
 

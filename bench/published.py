@@ -292,9 +292,10 @@ def facts(spec: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, str]
         known["persistent"] = "yes"
     if "balanced" in trained:
         known["balanced"] = "yes" if parts["task"]["balanced"] else "no"
-    known |= (
-        _maml(known, task) if method == "maml" else {"backbone": "conv4"} if known.get("backbone") == "auto" else {}
-    )
+    if method == "maml":
+        known |= _maml(known, task)
+    elif known.get("backbone") == "auto":
+        known["backbone"] = "conv4"
     characters = CHARACTERS.get(str(trained.get("train_split", trained.get("split"))))
     if characters:
         known["train_characters"] = characters

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import browsers
 import pytest
-
-browsers = pytest.importorskip("browsers", reason="the tests' own modules are not on the path")
+import synthetic
 
 TIMES = 15
 PAINTED = """async () => {
@@ -33,8 +33,6 @@ ACTS = {
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, int]]:
     """The page of many records, and how many."""
-    import synthetic
-
     made = synthetic.crowd()
     address = browsers.write(tmp_path_factory.mktemp("page"), browsers.page(made))
     for chromium in browsers.browser():
