@@ -48,6 +48,13 @@ class Slope(NamedTuple):
     value: float
     half: float
 
+    @property
+    def text(self) -> str:
+        """Both, with two decimals; empty where nothing was fitted."""
+        if math.isnan(self.value):
+            return ""
+        return f"{self.value:.2f}" + ("" if math.isnan(self.half) else f" ± {self.half:.2f}")
+
 
 def save(folder: Path, made: Sequence[dict[str, Any]]) -> list[Path]:
     """Write roofline.png, scaling-time.png and scaling-memory.png of the profiles of one device and dtype."""
@@ -161,10 +168,9 @@ def _panel(axes: Axes, p: dict[str, Any], what: str, names: Sequence[str]) -> No
         axes.plot(line.sizes, line.values, color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], ms=5,
                   ls=LOOKS[line.each])  # fmt: skip
         found = slope(line.sizes, line.values)
-        if not math.isnan(found.value):
+        if found.text:
             mark = {"forward": "", "both": ", f + b"}[line.each]
-            labels.append(f"{line.variant}{mark}: {found.value:.2f}"
-                          + ("" if math.isnan(found.half) else f" ± {found.half:.2f}"))  # fmt: skip
+            labels.append(f"{line.variant}{mark}: {found.text}")
     axes.set(xscale="log", yscale="log", xlabel=swept_size(p), title=p["op"])
     axes.set_xticks(sorted({size for line in lines for size in line.sizes}))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: profiles.count(round(value))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,17 +24,16 @@ LEGEND = (
 
 
 def load(results: Path, dirty: bool = False) -> Profiles:
-    """The profiles of a results folder by device and dtype; dirty: also those made by code that was not committed.
+    """The profiles of a results folder that have rows; dirty: also those made by code that was not committed.
 
     Raises:
         BenchError: a file that is not a whole profile.
     """
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for path in sorted((results / "profiles").glob("*/[!.]*.json")):
-        made = profiles.read(path)
-        if made["rows"] and (dirty or not made["env"]["dirty"]):
-            found.setdefault((made["device"]["name"], made["dtype"]), []).append(made)
-    return found
+    found = {
+        where: [p for p in made if p["rows"] and (dirty or not p["env"]["dirty"])]
+        for where, made in profiles.by_device(results).items()
+    }
+    return {where: made for where, made in found.items() if made}
 
 
 def render(loaded: Profiles) -> dict[str, str]:
@@ -70,27 +68,17 @@ def _rows(p: dict[str, Any]) -> Iterator[dict[str, str]]:
         largest = max(hot, key=lambda row: (row["sizes"].get(swept, 0), row["footprint"]))["sizes"]
         there = {profiles.variant_text(row): row for row in hot if row["sizes"] == largest}
         variant, row = min(there.items(), key=lambda item: item[1]["seconds"]["median"])
-        s, work = row["seconds"], row["work"]
-        eager = there.get("eager")
+        eager, median = there.get("eager"), row["seconds"]["median"]
         line = next((g for g in profile_plots.grown_lines(p, "time") if (g.variant, g.each) == (variant, each)), None)
-        fit = profile_plots.slope(line.sizes, line.values) if line else None
         yield {
             "op": p["op"],
             "size": profiles.sizes_text(largest),
             "pass": words,
             "variant": variant,
-            "time": duration(s["median"]),
-            "IQR": f"{100 * (s['q3'] - s['q1']) / s['median']:.0f} %",
-            "GB/s": f"{(work['read'] + work['written']) / s['median'] / 1e9:.3g}",
-            "GFLOP/s": f"{(work['products'] + work['others']) / s['median'] / 1e9:.3g}",
+            "time": duration(median),
+            **profiles.rates(row),
             "verdict": row["verdict"],
             "% of roof": share_text(row).replace("·", ""),
-            "× eager": f"{s['median'] / eager['seconds']['median']:.2f}" if eager else "",
-            "exponent": _exponent(fit),
+            "× eager": f"{median / eager['seconds']['median']:.2f}" if eager else "",
+            "exponent": profile_plots.slope(line.sizes, line.values).text if line else "",
         }
-
-
-def _exponent(fit: Any) -> str:
-    if fit is None or math.isnan(fit.value):
-        return ""
-    return f"{fit.value:.2f}" + ("" if math.isnan(fit.half) else f" ± {fit.half:.2f}")

@@ -79,18 +79,17 @@ def rows_table(made: Sequence[dict[str, Any]]) -> Table:
 
 
 def _cells(p: dict[str, Any], row: dict[str, Any]) -> list[str]:
-    s, work = row["seconds"], row["work"]
-    flops = work["products"] + work["others"]
+    median, rates = row["seconds"]["median"], profiles.rates(row)
     return [
         size_text(p, row),
         profiles.variant_text(row),
         ("fwd" if row["pass"] == "forward" else "f+b") + f" {row['cache']}",
-        duration(s["median"]),
-        f"{100 * (s['q3'] - s['q1']) / s['median']:.0f} %",
+        duration(median),
+        rates["IQR"],
         str(row["n"]),
-        f"{(work['read'] + work['written']) / s['median'] / 1e9:.3g}",
-        f"{flops / s['median'] / 1e9:.3g}",
-        amount(1 / s["median"], ""),
+        rates["GB/s"],
+        rates["GFLOP/s"],
+        amount(1 / median, ""),
         amount(row["allocated"], "B"),
         f"{row['footprint'] / p['machine']['cache']:.2g}",
         row["verdict"],

@@ -97,6 +97,37 @@ def read(path: Path) -> dict[str, Any]:
     return profile
 
 
+def by_device(results: Path, problems: list[str] | None = None) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The profiles of a results folder by device and dtype.
+
+    problems: takes a sentence for each file that is not a whole profile, which is then left out.
+
+    Raises:
+        BenchError: such a file, where there is no list of problems.
+    """
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for path in sorted((results / "profiles").glob("*/[!.]*.json")):
+        try:
+            made = read(path)
+        except BenchError as problem:
+            if problems is None:
+                raise
+            problems.append(str(problem))
+            continue
+        found.setdefault((made["device"]["name"], made["dtype"]), []).append(made)
+    return found
+
+
+def rates(row: dict[str, Any]) -> dict[str, str]:
+    """What a row's median and quartiles come to, as text: IQR over it, GB/s, GFLOP/s."""
+    s, work = row["seconds"], row["work"]
+    return {
+        "IQR": f"{100 * (s['q3'] - s['q1']) / s['median']:.0f} %",
+        "GB/s": f"{(work['read'] + work['written']) / s['median'] / 1e9:.3g}",
+        "GFLOP/s": f"{(work['products'] + work['others']) / s['median'] / 1e9:.3g}",
+    }
+
+
 def _contradiction(row: dict[str, Any]) -> str:
     """What no shape can say."""
     s = row["seconds"]

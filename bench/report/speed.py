@@ -44,17 +44,9 @@ def look(i: int) -> Look:
 
 def devices(results: Path, problems: list[str]) -> list[Device]:
     """Profiles by device and dtype; a file that cannot be used is named in problems and left out."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for path in sorted((results / "profiles").glob("*/[!.]*.json")):
-        try:
-            made = profiles.read(path)
-        except BenchError as problem:
-            problems.append(str(problem))
-            continue
-        found.setdefault((made["device"]["name"], made["dtype"]), []).append(made)
     return [
         Device(f"{name}, {dtype}", [roofline(made), *scaling(made)], [row for p in made for row in _rows(p)])
-        for (name, dtype), made in found.items()
+        for (name, dtype), made in profiles.by_device(results, problems).items()
         if any(p["rows"] for p in made)
     ]
 
@@ -94,9 +86,8 @@ def scaling(made: Sequence[dict[str, Any]]) -> list[Plot]:
             continue
         series = []
         for i, line in enumerate(lines):
-            fit = profile_plots.slope(line.sizes, line.values)
-            exponent = "" if math.isnan(fit.value) else f"exponent {fit.value:.2f}" + (
-                "" if math.isnan(fit.half) else f" ± {fit.half:.2f}")  # fmt: skip
+            fit = profile_plots.slope(line.sizes, line.values).text
+            exponent = f"exponent {fit}" if fit else ""
             points = [
                 Point(s, 1e3 * v, profiles.count(s), duration(v)) for s, v in zip(line.sizes, line.values, strict=True)
             ]
