@@ -592,3 +592,7 @@ def test_it_serves_this_machine_and_nothing_but_the_page(served: tuple[Path, int
 def test_a_frame_of_no_records_has_no_blocks() -> None:
     assert blocks.suite("none", "", [], {}, False).blocks == []
     assert frame([]).empty
+
+
+def test_looks_of_lines_that_are_no_methods_do_not_repeat() -> None:
+    assert len({(each.colour, each.marker) for each in map(speed.look, range(64))}) == 64

@@ -39,7 +39,7 @@ class Measured:
 
 def look(i: int) -> Look:
     """The i-th look of a plot whose lines are no methods."""
-    return Look(i % COLOURS, (i // COLOURS + i) % DASHES, i % MARKERS)
+    return Look(i % COLOURS, (i // COLOURS + i) % DASHES, (i // COLOURS + i) % MARKERS)
 
 
 def devices(results: Path, problems: list[str]) -> list[Device]:
@@ -67,10 +67,10 @@ def roofline(made: Sequence[dict[str, Any]]) -> Plot:
     bandwidth, compute = newest["roofs"]["bandwidth"], newest["roofs"]["compute"]
     ends = (min(reach) / 2, 2 * max(max(reach), compute / bandwidth))
     ridge = compute / bandwidth
-    roofs = [
-        Mark(f"copy, {bandwidth / 1e9:.3g} GB/s", (ends[0], ridge), (ends[0] * bandwidth / 1e9, compute / 1e9), "roof"),
-        Mark(f"product, {compute / 1e9:.3g} GFLOP/s", (ridge, ends[1]), (compute / 1e9, compute / 1e9), "roof"),
-    ]
+    # One line and one name: two would end at the same height, one of them on the line.
+    name = f"copy, {bandwidth / 1e9:.3g} GB/s; product, {compute / 1e9:.3g} GFLOP/s"
+    heights = (ends[0] * bandwidth / 1e9, compute / 1e9, compute / 1e9)
+    roofs = [Mark(name, (ends[0], ridge, ends[1]), heights, "roof")]
     note = "Forward, hot; each size of each op by its fastest variant. A mark cannot be above the roofs, but for what fits into the cache."  # noqa: E501
     return Plot(
         "Roofline", "least operations a byte, FLOP/B", "GFLOP/s", series, roofs, x_log=True, y_log=True, note=note
