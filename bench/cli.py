@@ -16,6 +16,9 @@ if _early := (
 # Threads of torch that wait by spinning make a step eight times as slow where other programs keep a core busy. OpenMP
 # reads this once, when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Large tensors lie in pages of 2 MiB, where Linux gives them to those who ask: faults of small pages took more than
+# half of a sparse step. Torch reads this when it first allocates.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import atexit
 import contextlib

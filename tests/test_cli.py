@@ -460,9 +460,14 @@ def test_python_interface_gives_the_same_ids(capsys: pytest.CaptureFixture[str],
     assert again == records, "one name is a name, and a number of NumPy's a number"
 
 
-def test_threads_wait_without_spinning_unless_told_otherwise() -> None:
-    code = "import bench.cli, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    for given, found in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
-        environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | given
+@pytest.mark.parametrize(
+    ("name", "ours", "theirs"), [("OMP_WAIT_POLICY", "PASSIVE", "ACTIVE"), ("THP_MEM_ALLOC_ENABLE", "1", "0")]
+)
+def test_how_torch_waits_and_takes_memory_is_ours_to_say_unless_the_user_does(
+    name: str, ours: str, theirs: str
+) -> None:
+    code = f"import bench.cli, os, sys; print(os.environ['{name}'], 'torch' in sys.modules)"
+    for given, found in (({}, ours), ({name: theirs}, theirs)):
+        environment = {k: v for k, v in os.environ.items() if k != name} | given
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
         assert done.stdout.split() == [found, "False"]

@@ -5,26 +5,68 @@ A product of a few heads with millions of slots is too thin for a BLAS, which re
 
 from __future__ import annotations
 
-from mann.kernels.numba_math import kernel
+from mann.kernels.numba_math import jit, kernel
 
-SLOTS = 4
-"""Slots taken together: so many products for each time that a sum is fetched and put back. Written out below."""
+TILE = 4
+"""Heads and slots taken together: sixteen products for four numbers of the memory and four sums. Written out below."""
+BLOCK = 1024
+"""Slots that stay in the second cache until all heads have read them, where these are more than TILE."""
 
 
 @kernel
 def weighted_read(weights, memory, out):
     """Add Σ_i w(i) M(i) to out, [batch, heads, width]. weights: [batch, heads, slots]; memory: [batch, slots, ·]."""
     batch, heads, slots = weights.shape
-    whole = slots - slots % SLOTS
+    tiled = heads - heads % TILE
+    size = BLOCK if tiled > TILE else max(slots, 1)
     for b in range(batch):
-        for i in range(0, whole, SLOTS):
-            m0, m1, m2, m3 = memory[b, i], memory[b, i + 1], memory[b, i + 2], memory[b, i + 3]
-            for h in range(heads):
-                w0, w1, w2, w3 = weights[b, h, i], weights[b, h, i + 1], weights[b, h, i + 2], weights[b, h, i + 3]
-                sums = out[b, h]
-                for j in range(sums.shape[0]):
-                    sums[j] += w0 * m0[j] + w1 * m1[j] + w2 * m2[j] + w3 * m3[j]
-        for i in range(whole, slots):
-            for h in range(heads):
-                for j in range(out.shape[2]):
-                    out[b, h, j] += weights[b, h, i] * memory[b, i, j]
+        for first in range(0, slots, size):
+            block = slice(first, min(first + size, slots))
+            for h in range(0, tiled, TILE):
+                _four_heads(weights[b, h, block], weights[b, h + 1, block], weights[b, h + 2, block],
+                            weights[b, h + 3, block], memory[b, block], out[b, h : h + TILE])  # fmt: skip
+        _few_heads(weights[b, tiled:], memory[b], out[b, tiled:])
+
+
+@jit
+def _four_heads(a, b, c, d, memory, out):
+    """a, b, c, d: the heads' weights."""
+    r0, r1, r2, r3 = out[0], out[1], out[2], out[3]
+    whole = len(memory) - len(memory) % TILE
+    for i in range(0, whole, TILE):
+        m0, m1, m2, m3 = memory[i], memory[i + 1], memory[i + 2], memory[i + 3]
+        a0, a1, a2, a3 = a[i], a[i + 1], a[i + 2], a[i + 3]
+        b0, b1, b2, b3 = b[i], b[i + 1], b[i + 2], b[i + 3]
+        c0, c1, c2, c3 = c[i], c[i + 1], c[i + 2], c[i + 3]
+        d0, d1, d2, d3 = d[i], d[i + 1], d[i + 2], d[i + 3]
+        for j in range(out.shape[1]):
+            x0, x1, x2, x3 = m0[j], m1[j], m2[j], m3[j]
+            r0[j] += a0 * x0 + a1 * x1 + a2 * x2 + a3 * x3
+            r1[j] += b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3
+            r2[j] += c0 * x0 + c1 * x1 + c2 * x2 + c3 * x3
+            r3[j] += d0 * x0 + d1 * x1 + d2 * x2 + d3 * x3
+    for i in range(whole, len(memory)):
+        row, a0, b0, c0, d0 = memory[i], a[i], b[i], c[i], d[i]
+        for j in range(out.shape[1]):
+            r0[j] += a0 * row[j]
+            r1[j] += b0 * row[j]
+            r2[j] += c0 * row[j]
+            r3[j] += d0 * row[j]
+
+
+@jit
+def _few_heads(weights, memory, out):
+    whole = len(memory) - len(memory) % TILE
+    if not len(weights):
+        return
+    for i in range(0, whole, TILE):
+        m0, m1, m2, m3 = memory[i], memory[i + 1], memory[i + 2], memory[i + 3]
+        for h in range(len(weights)):
+            w0, w1, w2, w3 = weights[h, i], weights[h, i + 1], weights[h, i + 2], weights[h, i + 3]
+            sums = out[h]
+            for j in range(len(sums)):
+                sums[j] += w0 * m0[j] + w1 * m1[j] + w2 * m2[j] + w3 * m3[j]
+    for i in range(whole, len(memory)):
+        for h in range(len(weights)):
+            for j in range(out.shape[1]):
+                out[h, j] += weights[h, i] * memory[i, j]

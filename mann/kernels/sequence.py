@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from bench.api import Memory
 from mann.controllers import LSTMController
+from mann.index import blank
 from mann.kernels.registry import Run
 from mann.learner import MemoryLearner, State, reference
 
@@ -83,6 +84,7 @@ class Sequence(torch.autograd.Function):
     def forward(ctx: Any, plan: Plan, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         """count: how many parameters of the memory's own there are."""
         keep = any(ctx.needs_input_grad)
+        ctx.set_materialize_grads(False)
         out, trace, starts = run(plan, count, tensors, keep)
         if keep:
             ctx.plan, ctx.count, ctx.trace, ctx.starts = plan, count, trace, starts
@@ -174,9 +176,14 @@ def _backward(ctx: Any, tensors: list[Tensor], hidden: Tensor, grads: tuple[Tens
     batch, time, _ = projected.shape
     recurrent, _, bias, *own = parameters
     weights = plan.weights(*parameters)
-    carry = [t.clone(memory_format=torch.contiguous_format) for t in grads[2:]]
+    # A memory of which few rows are touched gets zeros that lie in no page yet.
+    zeros = blank if plan.held else torch.Tensor.new_zeros
+    shaped = (hidden, hidden.new_empty(batch, time, plan.sizes[0]), *tensors[4 + count :])
+    hidden_grad, reads_grad, *carry = (
+        zeros(like, *like.shape) if grad is None else grad.clone(memory_format=torch.contiguous_format)
+        for grad, like in zip(grads, shaped, strict=True)
+    )
     carry_grad = plan.carry(*(t.numpy() for t in carry))
-    hidden_grad, reads_grad = grads[0].contiguous(), grads[1].clone(memory_format=torch.contiguous_format)
     projected_grad = torch.empty_like(projected, memory_format=torch.contiguous_format)
     emitted_grad = projected.new_empty(batch, time, len(bias))
     own_grad = projected.new_empty(batch, time, plan.sizes[1])
@@ -203,7 +210,8 @@ def _backward(ctx: Any, tensors: list[Tensor], hidden: Tensor, grads: tuple[Tens
 
 def _twice(plan: Plan, wanted: Any, tensors: list[Tensor], grads: tuple[Tensor, ...]) -> list[Tensor | None]:
     """The same gradients as a graph that can be differentiated."""
-    outputs = [(t, g) for t, g in zip(plan.reference(*tensors), grads, strict=True) if t.requires_grad]
+    pairs = zip(plan.reference(*tensors), grads, strict=True)
+    outputs = [(t, g) for t, g in pairs if t.requires_grad and g is not None]
     inputs = [t for t, needed in zip(tensors, wanted, strict=True) if needed]
     ends, given = ([pair[i] for pair in outputs] for i in range(2))
     found = iter(torch.autograd.grad(ends, inputs, given, create_graph=True, allow_unused=True))
