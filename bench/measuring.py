@@ -100,6 +100,11 @@ def names_of(op: type[Op]) -> list[str]:
     return [*AUTOMATIC, *sorted(n.removeprefix(prefix) for n in registry.VARIANTS.entries if n.startswith(prefix))]
 
 
+def compiles(op: type[Op], name: str) -> bool:
+    """Whether a variant is compiled for seconds by its first call."""
+    return name == "compiled" or (name not in AUTOMATIC and registry.VARIANTS.entries[f"{op.name}.{name}"].compiles)
+
+
 def unsuited(op: type[Op], name: str, dtype: str, device: str) -> str:
     """Why a variant cannot run here, in a few words; "" where it can."""
     if name in AUTOMATIC:

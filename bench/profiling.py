@@ -170,7 +170,7 @@ def variants(op: type[Op], request: Request) -> list[str]:
     names = measuring.names_of(op)
     if request.variants:
         return [n for n in names if n in request.variants]
-    return [n for n in names if not (request.quick and n == "compiled")]
+    return [n for n in names if not (request.quick and measuring.compiles(op, n))]
 
 
 def steps(request: Request) -> Callable[[Plan], int]:
@@ -216,7 +216,7 @@ def measure(p: Plan, request: Request, device: str, threads: int, dtype: torch.d
             why = ""
             for each in passes(p.op, request):
                 tell(f"{p.op.name} {profiles.sizes_text(numbers(point))} {name}"
-                     + (", compiling" if name == "compiled" else ""))  # fmt: skip
+                     + (", compiling" if measuring.compiles(p.op, name) else ""))  # fmt: skip
                 if why:
                     continue
                 try:
@@ -263,7 +263,8 @@ def measure_variant(point: Op, name: str, each: str, p: Plan, device: str, dtype
     inputs = point.inputs(draw)
     forward = measuring.forward(variant.function, inputs)
     call = measuring.both(point, variant.function, inputs, draw.again(1)) if backward else forward
-    cost = measuring.cost(call, device, name == "compiled")
+    compiled = measuring.compiles(p.op, name)
+    cost = measuring.cost(call, device, compiled)
     work = point.least_both(dtype.itemsize) if backward else point.least(dtype.itemsize)
     footprint, effort = p.footprints[point].data, QUICK if quick else FULL
     for replay in (False, True) if device == "cuda" else (False,):
@@ -291,7 +292,7 @@ def measure_variant(point: Op, name: str, each: str, p: Plan, device: str, dtype
                 "verdict": verdict,
                 "roof": roof,
                 "share": share,
-                "compile_s": first if name == "compiled" else None,
+                "compile_s": first if compiled else None,
             }
 
 

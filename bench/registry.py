@@ -104,15 +104,21 @@ def op(name: str, source: str = "") -> Callable[[type[Op]], type[Op]]:
 
 
 def variant(
-    op: str, name: str, *, devices: tuple[str, ...] = ("cpu", "cuda"), dtypes: tuple[str, ...] | None = None
+    op: str,
+    name: str,
+    *,
+    devices: tuple[str, ...] = ("cpu", "cuda"),
+    dtypes: tuple[str, ...] | None = None,
+    compiles: bool = False,
 ) -> Callable[[V], V]:
     """Register a function as another way to compute an op: it takes the op and its inputs, and gives its outputs.
 
-    devices, dtypes: where it works; None: whatever the op has.
+    devices, dtypes: where it works; None: whatever the op has. compiles: for seconds, by its first call; a call is then
+    one launch beside those of its operators, and a quick profile does without.
     """
 
     def register(function: V) -> V:
-        function.__dict__.update(devices=devices, dtypes=dtypes)
+        function.__dict__.update(devices=devices, dtypes=dtypes, compiles=compiles)
         VARIANTS.add(f"{op}.{name}", function)
         return function
 

@@ -26,7 +26,7 @@ EXACT = sorted(set(OPS) - PLACES)
 
 def small(name: str, **changes: int) -> Op:
     """The op at sizes that differ from one another."""
-    usual = {"slots": 24, "width": 12, "heads": 3, "k": 2, "steps": 4, "batch": 2} | changes
+    usual = {"slots": 24, "width": 12, "heads": 3, "k": 2, "steps": 4, "batch": 2, "units": 5} | changes
     known = {f.name for f in dataclasses.fields(OPS[name])}
     op = OPS[name](**{k: v for k, v in usual.items() if k in known})
     op.check()
@@ -288,7 +288,7 @@ def test_every_memory_op_of_the_papers_is_there() -> None:
     assert set(OPS) >= {
         "content", "read", "erase-add", "usage", "lrua-step", "shift-sharpen", "allocation", "links", "topk-read",
         "sparse-write", "index-insert", "index-query", "delta-update", "attention-read", "lrua-scan", "ntm-scan",
-        "dnc-scan",
+        "dnc-scan", "lrua-lstm-scan", "ntm-lstm-scan", "dnc-lstm-scan",
     }  # fmt: skip
 
 

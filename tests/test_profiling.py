@@ -19,6 +19,7 @@ from shell import Said, bench, refused, toys  # noqa: F401
 
 from bench import (
     hardware,
+    measuring,
     profile_plots,
     profile_tables,
     profile_views,
@@ -424,6 +425,15 @@ def test_a_damaged_profile_costs_a_picture_its_line_only(tmp_path: Path, capsys:
 # ------------------------------------------------------------------------------------------------------- bench profile
 
 
+@pytest.mark.parametrize(
+    ("footprint", "seconds", "same"),
+    [(4 * 32 * MIB, 1e-3, True), (4 * 32 * MIB - 1, 1e-3, False), (10**6, 1.1e-2, True), (10**6, 0.9e-2, False)],
+)
+def test_a_cold_call_is_left_out_where_it_cannot_differ(footprint: int, seconds: float, same: bool) -> None:
+    """Four caches full, or fetched in a hundredth of the time: 1 MB at 10 GB/s takes 0.1 ms."""
+    assert profiling.alike(footprint, timed(seconds), ROOFS) is same
+
+
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, toys: None) -> None:  # noqa: F811
     """A machine whose cache is so small that a sweep is over at once."""
@@ -457,7 +467,9 @@ def test_a_profile_ends_with_a_table_files_and_pictures(capsys: Capture) -> None
         (8, 2, 2), (16, 2, 2), (64, 2, 2)
     }  # fmt: skip
     assert {r["pass"] for r in p["rows"]} == {"forward", "both"}
-    assert {r["cache"] for r in p["rows"]} == {"hot", "cold"}
+    assert "hot" in {
+        r["cache"] for r in p["rows"]
+    }  # on a busy machine all calls may be so slow that cold ones are alike
     assert p["env"]["threads"] == 1
     assert p["env"]["precision"] == "float32"
     assert p["roofs"]["bandwidth"] > 0
@@ -478,7 +490,7 @@ def test_quick_takes_every_op_at_two_sizes_and_compiles_nothing(capsys: Capture)
     assert set(by_op) == set(registry.OPS.entries)
     for name, p in by_op.items():
         assert {r["variant"] for r in p["rows"]} >= {"eager"}
-        assert "compiled" not in {r["variant"] for r in p["rows"]}
+        assert not {r["variant"] for r in p["rows"] if measuring.compiles(registry.OPS.entries[name], r["variant"])}
         assert 1 <= len({profiles.sizes_text(r["sizes"]) for r in p["rows"]}) <= 2, name
     assert len(told["files"]) == len(by_op)
     assert {r["variant"] for r in by_op["attention-read"]["rows"]} == {"eager", "fused"}
