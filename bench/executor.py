@@ -45,6 +45,7 @@ class Outcome:
     cell: Cell
     status: Literal["done", "failed", "interrupted"]
     message: str = ""
+    """Why it failed, or what went wrong before it was done."""
     user_error: bool = False
 
 
@@ -156,8 +157,9 @@ def _attempt(stack: Stack, context: Context) -> list[Outcome]:
                 run_stack(new, context)
         except (Interrupted, KeyboardInterrupt):
             return [Outcome(cell, "done" if _recorded(cell, context) else "interrupted") for cell in mine]
-        except Exception:
-            pass  # what is wrong with which cell is said below
+        except Exception as error:  # what is wrong with which cell shows when it is tried alone
+            together = f"{len(new)} seeds in one pass failed, so each was tried alone: {_said(error)}"
+            return [_run(cell, context, together) for cell in mine]
         return [_run(cell, context) for cell in mine]
 
 
@@ -167,13 +169,13 @@ def _recorded(cell: Cell, context: Context) -> bool:
     return path.exists()
 
 
-def _run(cell: Cell, context: Context) -> Outcome:
-    """Run a cell whose lock is held."""
+def _run(cell: Cell, context: Context, message: str = "") -> Outcome:
+    """Run a cell whose lock is held. message: what is to be said where it is done."""
     try:
         if not _recorded(cell, context):
             run_cell(cell, context)
         _failure_path(context.results, cell.id).unlink(missing_ok=True)
-        return Outcome(cell, "done")
+        return Outcome(cell, "done", message)
     except (Interrupted, KeyboardInterrupt):
         return Outcome(cell, "interrupted")
     except Exception as error:
@@ -181,10 +183,13 @@ def _run(cell: Cell, context: Context) -> Outcome:
 
 
 def _failed(cell: Cell, error: Exception, context: Context) -> Outcome:
-    user_error = isinstance(error, BenchError)
-    message = str(error) if user_error else f"{type(error).__name__}: {error}"
+    message = _said(error)
     log_failure(context.results, cell, message, traceback.format_exc())
-    return Outcome(cell, "failed", message, user_error)
+    return Outcome(cell, "failed", message, isinstance(error, BenchError))
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
 
 
 def _pool(

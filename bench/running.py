@@ -122,6 +122,8 @@ def run(request: Request, as_json: bool) -> tuple[int, dict[str, Any]]:
             out.print(f"… and {len(shown) - ROWS} more; `bench status` counts them all")
     if new:
         out.print(f"{len(new)} recorded now, {len(store.recorded)} skipped because they were recorded already")
+    for said in dict.fromkeys(" ".join(o.message.split()) for o in outcomes if o.status == "done" and o.message):
+        err.print(f"warning: {said}", soft_wrap=True)
     for o in failed[:NAMED]:
         err.print(f"error: {o.cell.label} failed: {' '.join(o.message.split())}{_log(request, o.cell)}", soft_wrap=True)
     if len(failed) > NAMED:
@@ -129,7 +131,7 @@ def run(request: Request, as_json: bool) -> tuple[int, dict[str, Any]]:
         err.print(f"error: {len(failed) - NAMED} more failed; `{counts}` names them", soft_wrap=True)
     status = {o.cell.id: o.status for o in outcomes} | dict.fromkeys(store.recorded, "recorded")
     told = _told(request, status | {r.id: "diverged" for r in new.values() if r.outcome != "ok"},
-                 {o.cell.id: o.message for o in failed})  # fmt: skip
+                 {o.cell.id: o.message for o in outcomes})  # fmt: skip
     if interrupted:
         return INTERRUPTED, told
     everything = [*store.recorded.values(), *new.values()]

@@ -202,6 +202,8 @@ def test_where_a_stack_fails_each_is_tried_alone() -> None:
         outcomes = executor.execute(cells(3, Together(batch=2, sick=True)), context)
         assert [o.status for o in outcomes] == ["done"] * 3
         assert ASKED == [3]
+        (said,) = {o.message for o in outcomes}
+        assert said.startswith("3 seeds in one pass failed, so each was tried alone: ")
         assert not any("stacked" in r.env for r in records.load(context.results).records)
 
 
