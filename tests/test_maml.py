@@ -164,6 +164,21 @@ def meta_gradient(task: Task, **config: Any) -> Tensor:
     return torch.cat([g.flatten() for g in gradients])
 
 
+@pytest.mark.parametrize("adapts", ["all", "head", "body"])
+@pytest.mark.parametrize("order", ["second", "first"])
+@pytest.mark.parametrize("task", [SINUSOID, VECTORS], ids=["sinusoid", "classes"])
+def test_one_step_without_weights_for_each_task_is_the_same(task: Task, order: str, adapts: str) -> None:
+    made = learner(task, order=order, adapts=adapts, batch_norm="none").train()
+    (support, query) = drawn(task)
+    found, expected = made.after_one_step(support, query.x), super(MAMLLearner, made).forward(support, query.x)
+    assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert_close(made(support, query.x), found, rtol=0, atol=0)
+    for a, b in zip(
+        *(torch.autograd.grad(task.loss(p, query.y), list(made.parameters())) for p in (found, expected)), strict=True
+    ):
+        assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
 def test_orders_differ_by_a_term_in_the_inner_rate() -> None:
     """Their losses are equal; the gradients differ by -rate × Hessian × gradient, so in proportion to the rate."""
 
