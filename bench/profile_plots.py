@@ -116,7 +116,7 @@ def _roofs(axes: Axes, made: Sequence[dict[str, Any]], ends: tuple[float, float]
               Line2D([], [], color=GREY, lw=1, ls=DASHES[1], label="of another run")][: len(drawn)]  # fmt: skip
     axes.text(ends[1], 1.1 * min(compute, ends[1] * bandwidth) / 1e9, f"matrix product, {compute / 1e9:.3g} GFLOP/s"
               if ends[1] * bandwidth > compute else "", ha="right", va="bottom")  # fmt: skip
-    axes.text(ends[0], 2 * ends[0] * bandwidth / 1e9, f"copy, {bandwidth / 1e9:.3g} GB/s", ha="left",
+    axes.text(ends[0], 5 * ends[0] * bandwidth / 1e9, f"copy, {bandwidth / 1e9:.3g} GB/s", ha="left",
               va="bottom")  # fmt: skip
     return legend
 
