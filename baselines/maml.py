@@ -56,12 +56,17 @@ class MAMLLearner(AdaptingLearner):
 
     def forward(self, support: Examples, query_x: Tensor) -> Tensor:
         """Adapt to the support, then answer; see `Learner.forward`."""
-        net, shown = self.net, support.x.shape[1]
+        net, shown, asked = self.net, support.x.shape[1], query_x.shape[1]
         once = self.training and self.train_steps == 1 and torch.is_grad_enabled()
         dense = not net.image and not net.norm and self.config.rates == "fixed"
-        if once and dense and 0 < shown <= net.weights[0].shape[1]:
-            return self.after_one_step(support, query_x)
-        return super().forward(support, query_x)
+        sizes = [weight.shape for weight in net.weights[::2]]
+        # Products of `after_one_step`, and those of weights for each task.
+        few = shown * asked * sum(i + o for i, o in sizes) <= (shown + 1) * sum(i * o for i, o in sizes)
+        return (
+            self.after_one_step(support, query_x)
+            if once and dense and shown and few
+            else super().forward(support, query_x)
+        )
 
     def after_one_step(self, support: Examples, query_x: Tensor) -> Tensor:
         """What `forward` gives after a step of a dense network, without weights for each task.
@@ -71,7 +76,7 @@ class MAMLLearner(AdaptingLearner):
 
             q W + b - α Σ_k (q · h_k + 1) δ_k,
 
-        which costs less while there are fewer examples than units, and W meets all tasks in one product.
+        which costs less while examples are few, and W meets all tasks in one product.
         """
         peers = [list(learner.net.weights) for learner in self.peers or (self,)]
         weights = [torch.stack(same) for same in zip(*peers, strict=True)]
@@ -81,7 +86,7 @@ class MAMLLearner(AdaptingLearner):
         def through(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             return torch.baddbmm(bias, x.reshape(len(peers), -1, x.shape[-1]), weight).view(*x.shape[:2], -1)
 
-        seen, made = [support.x.flatten(2)], []
+        seen, made = [support.x.reshape(*support.x.shape[:2], -1)], []
         for layer in layers:
             made.append(through(seen[-1], *layer))
             seen.append(made[-1].relu())
@@ -90,7 +95,7 @@ class MAMLLearner(AdaptingLearner):
         loss = len(support.x) * self.task.loss(made[-1], support.y)
         back = torch.autograd.grad(loss, [made[i] for i in moved], create_graph=second)
         moves = {i: (seen[i] if second else seen[i].detach(), each) for i, each in zip(moved, back, strict=True)}
-        x = query_x.flatten(2)
+        x = query_x.reshape(*query_x.shape[:2], -1)
         for i, layer in enumerate(layers):
             out = through(x, *layer)
             if i in moves:

@@ -409,7 +409,7 @@ def profile(
     dtype: Annotated[str, typer.Option(metavar="DTYPE", help="float32, float64; some ops: bfloat16.")] = "float32",
     backward: Annotated[bool, typer.Option("--backward", help="Also forward and backward pass together.")] = False,
     variant: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only eager, compiled, or fused.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Two sizes, few samples, nothing compiled: a minute.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Two sizes, few samples, little compiled: a minute.")] = False,
     compare: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Against an older profile; or give two.")]
     = None,
     trace: Annotated[bool, typer.Option("--trace", help="Where a training step's time goes; of --memory, else mann.")]

@@ -151,6 +151,7 @@ def _attempt(stack: Stack, context: Context) -> list[Outcome]:
             mine = [cell for cell in stack if locks.enter_context(_lock(context.results, cell.id))]
         except BenchError as error:
             return [_failed(cell, error, context) for cell in stack]
+        new, together = list[Cell](), ""
         try:
             new = [cell for cell in mine if len(mine) > 1 and not _recorded(cell, context)]
             if len(new) > 1:
@@ -159,8 +160,8 @@ def _attempt(stack: Stack, context: Context) -> list[Outcome]:
             return [Outcome(cell, "done" if _recorded(cell, context) else "interrupted") for cell in mine]
         except Exception as error:  # what is wrong with which cell shows when it is tried alone
             together = f"{len(new)} seeds in one pass failed, so each was tried alone: {_said(error)}"
-            return [_run(cell, context, together) for cell in mine]
-        return [_run(cell, context) for cell in mine]
+        # Not before the error is gone, which holds on to all that the stack has made.
+        return [_run(cell, context, together if cell in new else "") for cell in mine]
 
 
 def _recorded(cell: Cell, context: Context) -> bool:

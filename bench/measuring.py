@@ -101,7 +101,7 @@ def names_of(op: type[Op]) -> list[str]:
 
 
 def compiles(op: type[Op], name: str) -> bool:
-    """Whether a variant is compiled for seconds by its first call."""
+    """Whether a variant is compiled for many seconds by its first call."""
     return name == "compiled" or (name not in AUTOMATIC and registry.VARIANTS.entries[f"{op.name}.{name}"].compiles)
 
 

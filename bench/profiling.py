@@ -166,7 +166,7 @@ def plan(op: type[Op], request: Request, device: str, dtype: torch.dtype, cache:
 
 
 def variants(op: type[Op], request: Request) -> list[str]:
-    """Names of the variants to measure; a quick profile compiles nothing unless asked to."""
+    """Names of the variants to measure; a quick profile has none that take long to compile, unless asked to."""
     names = measuring.names_of(op)
     if request.variants:
         return [n for n in names if n in request.variants]

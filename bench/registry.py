@@ -113,8 +113,8 @@ def variant(
 ) -> Callable[[V], V]:
     """Register a function as another way to compute an op: it takes the op and its inputs, and gives its outputs.
 
-    devices, dtypes: where it works; None: whatever the op has. compiles: for seconds, by its first call; a call is then
-    one launch beside those of its operators, and a quick profile does without.
+    devices, dtypes: where it works; None: whatever the op has. compiles: for many seconds, by its first call; a call
+    then counts as one launch beside those of its operators, and a quick profile does without.
     """
 
     def register(function: V) -> V:

@@ -68,10 +68,11 @@ def points(op: type[Op], asked: Mapping[str, Sequence[int]], settings: Sequence[
     known = {f.name for f in fields(op)}
     grid = {name: values for name, values in asked.items() if name in known}
     made = [replace(base, **dict(zip(grid, values, strict=True))) for values in itertools.product(*grid.values())]
+    for point in made:
+        positive(point)
     if op.swept in known and op.swept not in grid and op.swept not in set_already:
         made = [point for each in made for point in sweep(each, dtype, cache, quick)]
     for point in made:
-        positive(point)
         point.check()
     return made
 

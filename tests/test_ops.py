@@ -406,5 +406,8 @@ def test_sizes_asked_for_are_taken_as_a_grid_and_fields_that_an_op_lacks_left_ou
         (32, 1, 2, 3), (32, 2, 2, 3), (64, 1, 2, 3), (64, 2, 2, 3)
     ]  # fmt: skip
     assert len(sizes.points(OPS["delta-update"], asked | {"width": [8]}, [], torch.float32, 2**20, False)) == 2
+    for name in ("dnc-lstm-scan", "lrua-lstm-scan"):  # before any size is swept
+        with pytest.raises(BenchError, match=f"{name}.units must be at least 1, not -1"):
+            sizes.points(OPS[name], {}, ["units=-1"], torch.float32, 2**20, True)
     with pytest.raises(BenchError, match=r"lrua-scan.steps must be at least 1, not 0"):
         sizes.points(OPS["lrua-scan"], asked, ["steps=0"], torch.float32, 2**20, False)

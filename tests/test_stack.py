@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from baselines.adaptation import joint
-from baselines.maml import MAML
+from baselines.maml import MAML, MAMLLearner
 from bench import checkpoints, executor, frames, interface, records
 from bench.api import BenchError, Episode, Learner, Task, option
 from bench.grid import Budget, Cell
@@ -165,14 +166,23 @@ class Together(MAML):
 
     sick: bool = option(False, "it cannot train several")
 
+    def build(self, task: Task) -> MAMLLearner:
+        ALIVE.append(sum(learner() is not None for learner in FAILED))
+        return super().build(task)
+
     def losses(self, learners: Sequence[Learner], episodes: Sequence[Episode], task: Task) -> list[Tensor] | None:
         ASKED.append(len(learners))
         if self.sick:
+            FAILED.extend(map(weakref.ref, learners))
             raise RuntimeError("out of memory")
         return joint(learners, episodes, task)
 
 
 ASKED: list[int] = []
+FAILED: list[weakref.ref[Learner]] = []
+"""Learners of stacks that failed."""
+ALIVE: list[int] = []
+"""How many of them were left when a learner was made."""
 
 
 def test_only_cells_that_differ_in_their_seed_are_stacked() -> None:
@@ -196,15 +206,30 @@ def test_the_executor_runs_stacks(workers: int) -> None:
         assert [r.env["stacked"] for r in records.load(context.results).records] == [2] * 4
 
 
-def test_where_a_stack_fails_each_is_tried_alone() -> None:
-    ASKED.clear()
+@pytest.mark.parametrize("recorded", [0, 1])
+def test_where_a_stack_fails_each_is_tried_alone(recorded: int) -> None:
+    ASKED.clear(), FAILED.clear(), ALIVE.clear()
+    sick = cells(3, Together(batch=2, sick=True))
     with store(stack=3) as context:
-        outcomes = executor.execute(cells(3, Together(batch=2, sick=True)), context)
-        assert [o.status for o in outcomes] == ["done"] * 3
-        assert ASKED == [3]
-        (said,) = {o.message for o in outcomes}
-        assert said.startswith("3 seeds in one pass failed, so each was tried alone: ")
+        executor.execute(sick[:recorded], context)
+        outcomes = {o.cell.seed: o for o in executor.execute(sick, context)}
+        assert [o.status for o in outcomes.values()] == ["done"] * 3
+        assert [3 - recorded] == ASKED
+        said = [outcomes[seed].message for seed in range(3)]
+        ours = f"{3 - recorded} seeds in one pass failed, so each was tried alone: "
+        assert [message.startswith(ours) for message in said] == [seed >= recorded for seed in range(3)]
         assert not any("stacked" in r.env for r in records.load(context.results).records)
+    assert not any(ALIVE), "what had failed was still in memory"
+
+
+def test_a_link_to_nowhere_in_a_stack_fails_that_cell_alone() -> None:
+    with store(stack=3) as context:
+        path = records.path_of(context.results, cells()[1].spec)
+        path.parent.mkdir(parents=True)
+        path.symlink_to("nowhere")
+        outcomes = {o.cell.seed: o for o in executor.execute(cells(3), context)}
+        assert [outcomes[seed].status for seed in range(3)] == ["done", "failed", "done"]
+        assert "link" in outcomes[1].message
 
 
 def test_a_damaged_checkpoint_of_one_fails_that_one_alone() -> None:

@@ -14,7 +14,7 @@ from mann.dnc import DNC, DNCState
 from mann.kernels.numba_dnc import Carry, Trace, Weights, backward, forward
 from mann.kernels.numba_dnc_interface import Rules
 from mann.kernels.registry import scan
-from mann.kernels.sequence import Plan, by_reference, controller_weights, through, try_out
+from mann.kernels.sequence import Plan, by_reference, controller_weights, room, through, try_out
 from mann.learner import MemoryLearner, State
 
 
@@ -65,8 +65,8 @@ def _plan(learner: MemoryLearner, memory: DNC, units: int) -> Plan:
             "along": (steps, 2, o.reads, linked), "sharp": (steps, 2, o.reads, linked if sharp else 0),
             "links": (spans(steps), linked, linked),
         }  # fmt: skip
-        made = {k: np.empty((rows, *s), np.int64 if k == "order" else dtype) for k, s in shapes.items()}
-        return Trace(**made)
+        made: Trace = room(Trace, rows, shapes, learner.interface.weight, ("order",))
+        return made
 
     def weights(recurrent: Tensor, weight: Tensor, bias: Tensor, *affine: Tensor) -> Weights:
         gain, shift = (t.detach().contiguous().numpy() for t in affine or (bias[:0], bias[:0]))

@@ -16,7 +16,7 @@ from torch import Tensor
 from mann.controllers import LSTMController, LSTMState
 from mann.kernels.numba_lrua import Carry, Rules, Trace, Weights, backward, forward
 from mann.kernels.registry import scan
-from mann.kernels.sequence import Plan, by_reference, controller_weights, through, try_out
+from mann.kernels.sequence import Plan, by_reference, controller_weights, room, through, try_out
 from mann.learner import MemoryLearner, State
 from mann.lrua import EPSILON, LRUA, LRUAState
 
@@ -70,8 +70,8 @@ def _plan(learner: MemoryLearner, memory: LRUA, units: int) -> Plan:
             "emitted": (steps, emitted), "least": (steps, o.heads), "memory": (steps + 1, o.width, o.slots),
             "weights": (steps + 1, o.heads, o.slots), "cosines": (steps, o.heads, o.slots), "lengths": (steps, o.slots),
         }  # fmt: skip
-        made = {k: np.empty((rows, *s), np.int64 if k == "least" else dtype) for k, s in shapes.items()}
-        return Trace(**made)
+        made: Trace = room(Trace, rows, shapes, learner.interface.weight, ("least",))
+        return made
 
     def weights(recurrent: Tensor, weight: Tensor, bias: Tensor, *alpha: Tensor) -> Weights:
         return Weights(

@@ -18,7 +18,7 @@ from mann.addressing import LEAST, SOFTENING
 from mann.controllers import LSTMController, LSTMState
 from mann.kernels.numba_ntm import Carry, Rules, Trace, Weights, backward, forward
 from mann.kernels.registry import scan
-from mann.kernels.sequence import Plan, by_reference, controller_weights, through, try_out
+from mann.kernels.sequence import Plan, by_reference, controller_weights, room, through, try_out
 from mann.learner import MemoryLearner, State
 from mann.ntm import NTM, NTMState
 
@@ -59,7 +59,8 @@ def _plan(learner: MemoryLearner, memory: NTM, units: int) -> Plan:
             "weights": (steps + 1, heads, o.slots), "scores": (steps, heads, o.slots),
             "content": (steps, heads, o.slots), "inverse": (steps, o.slots),
         }  # fmt: skip
-        return Trace(**{name: np.empty((rows, *shape), dtype) for name, shape in shapes.items()})
+        made: Trace = room(Trace, rows, shapes, learner.interface.weight)
+        return made
 
     def weights(*parameters: Tensor) -> Weights:
         return Weights(*controller_weights(*parameters), np.array([SOFTENING], dtype), np.array([LEAST], dtype))

@@ -18,7 +18,7 @@ from mann.index import PART
 from mann.kernels.numba_sam import Carry, Rules, Trace, Weights, backward, forward
 from mann.kernels.numba_topk import MOST
 from mann.kernels.registry import scan
-from mann.kernels.sequence import Plan, by_reference, controller_weights, through, try_out
+from mann.kernels.sequence import Plan, by_reference, controller_weights, room, through, try_out
 from mann.learner import MemoryLearner, State
 from mann.sam import SAM, SAMState, journal
 
@@ -88,8 +88,7 @@ def _plan(kind: Kind, learner: MemoryLearner, held: int) -> Plan:
 
     def trace(rows: int, steps: int) -> Any:
         shapes = shapes_of(memory, controller.size, steps) | kind.shapes(o, steps)
-        made = {k: np.empty((rows, *s), np.int64 if k in WHOLE else dtype) for k, s in shapes.items()}
-        return kind.trace(**made)
+        return room(kind.trace, rows, shapes, learner.interface.weight, WHOLE)
 
     def weights(*parameters: Tensor) -> Weights:
         return Weights(*controller_weights(*parameters), np.array([o.decay], dtype), np.array([o.threshold], dtype))

@@ -18,14 +18,14 @@ def weighted_read(weights, memory, out):
     """Add Σ_i w(i) M(i) to out, [batch, heads, width]. weights: [batch, heads, slots]; memory: [batch, slots, ·]."""
     batch, heads, slots = weights.shape
     tiled = heads - heads % TILE
-    size = BLOCK if tiled > TILE else max(slots, 1)
+    size = BLOCK if heads > TILE else max(slots, 1)
     for b in range(batch):
         for first in range(0, slots, size):
             block = slice(first, min(first + size, slots))
             for h in range(0, tiled, TILE):
                 _four_heads(weights[b, h, block], weights[b, h + 1, block], weights[b, h + 2, block],
                             weights[b, h + 3, block], memory[b, block], out[b, h : h + TILE])  # fmt: skip
-        _few_heads(weights[b, tiled:], memory[b], out[b, tiled:])
+            _few_heads(weights[b, tiled:], first, memory[b, block], out[b, tiled:])
 
 
 @jit
@@ -55,18 +55,17 @@ def _four_heads(a, b, c, d, memory, out):
 
 
 @jit
-def _few_heads(weights, memory, out):
+def _few_heads(weights, first, memory, out):
+    """weights: of all slots, of which the memory begins with the first."""
     whole = len(memory) - len(memory) % TILE
-    if not len(weights):
-        return
     for i in range(0, whole, TILE):
         m0, m1, m2, m3 = memory[i], memory[i + 1], memory[i + 2], memory[i + 3]
         for h in range(len(weights)):
-            w0, w1, w2, w3 = weights[h, i], weights[h, i + 1], weights[h, i + 2], weights[h, i + 3]
-            sums = out[h]
+            w = weights[h, first + i : first + i + TILE]
+            w0, w1, w2, w3, sums = w[0], w[1], w[2], w[3], out[h]
             for j in range(len(sums)):
                 sums[j] += w0 * m0[j] + w1 * m1[j] + w2 * m2[j] + w3 * m3[j]
     for i in range(whole, len(memory)):
         for h in range(len(weights)):
             for j in range(out.shape[1]):
-                out[h, j] += weights[h, i] * memory[i, j]
+                out[h, j] += weights[h, first + i] * memory[i, j]

@@ -12,7 +12,7 @@ afterwards, in one product. The result therefore does not depend on how threads 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -65,7 +65,7 @@ class Plan:
     fixed: tuple[str, ...] = ()
     """Of the carry, what has no gradient."""
     held: int = 0
-    """Bytes of a row's carry, where it is larger than the trace of a step."""
+    """Bytes of a row's carry, where it is larger than the trace of a step, and few of its rows are touched."""
 
     def segment(self, rows: int, steps: int, keep: bool) -> int:
         """How many steps to go before the trace is dropped, or kept."""
@@ -216,6 +216,16 @@ def _twice(plan: Plan, wanted: Any, tensors: list[Tensor], grads: tuple[Tensor, 
     ends, given = ([pair[i] for pair in outputs] for i in range(2))
     found = iter(torch.autograd.grad(ends, inputs, given, create_graph=True, allow_unused=True))
     return [next(found) if needed else None for needed in wanted]
+
+
+def room(kind: type[Any], rows: int, shapes: Mapping[str, tuple[int, ...]], like: Tensor, whole: Container[str] = ()
+         ) -> Any:  # fmt: skip
+    """A named tuple of arrays, [rows, *shape] each, with nothing in them yet; of like's dtype, those named whole int64.
+
+    They are torch's, so that its profiler counts them.
+    """
+    made = {k: torch.empty((rows, *s), dtype=torch.int64 if k in whole else like.dtype) for k, s in shapes.items()}
+    return kind(**{name: tensor.numpy() for name, tensor in made.items()})
 
 
 def controller_weights(recurrent: Tensor, weight: Tensor, bias: Tensor) -> tuple[Array, Array, Array, Array, Array]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bench.api import BenchError, Draw, Memory, Op, Outputs, Work, op, option, variant
+from bench.api import Draw, Memory, Op, Outputs, Work, op, option, variant
 from mann.controllers import LSTMController
 from mann.kernels import registry
 from mann.learner import State, reference
@@ -24,13 +24,14 @@ from mann.ops.scans import DNCScan, LRUAScan, NTMScan
 class Network(nn.Module):
     """What of a `MemoryLearner` a scan looks at. Its parameters are stand-ins for the inputs of an op."""
 
-    backend = "reference"
+    backend = "fused"
     feed_read = True
 
     def __init__(self, memory: Memory[Any], units: int) -> None:
         super().__init__()
         self.memory = memory
         self.controller = LSTMController(1, memory.read_size, units)
+        del self.controller.input  # its part of the gates is given
         self.interface = nn.Linear(units, memory.interface_size)
 
     def forward(self, projected: Tensor, scan: Callable[..., Any]) -> tuple[Tensor, Tensor]:
@@ -156,9 +157,10 @@ class DNCSequence(LRUASequence):
 @variant("dnc-lstm-scan", "fused", compiles=True)
 def fused(self: LRUASequence, projected: Tensor, *weights: Tensor) -> Outputs:
     """The scan that a learner on this device gets: numba on a CPU, Triton on a GPU."""
-    network: Any = self.network
-    found = registry.find(network, projected.device.type)
-    if isinstance(found, str):
-        raise BenchError(found)
-    found.compile(projected.dtype)
-    return self.through(found.run, projected, *weights)
+
+    def scan(network: Any, projected: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+        found = registry.choose(network, projected, state)
+        assert found is not None  # the network's backend asks for it
+        return found(network, projected, state)
+
+    return self.through(scan, projected, *weights)
