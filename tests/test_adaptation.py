@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.testing import assert_close
 
+from baselines.batched import EPSILON
 from baselines.cavia import CAVIA
 from baselines.maml import MAML, importance
 from baselines.reptile import Reptile
@@ -198,6 +200,45 @@ def test_cavia_s_meta_gradient_goes_through_adaptation() -> None:
         return float(other.loss(episode, WAVES).detach())
 
     assert slope == pytest.approx((moved(1e-6) - moved(-1e-6)) / 2e-6, rel=1e-4)
+
+
+@pytest.mark.parametrize("batch_norm", ["support", "transductive", "none"])
+def test_cavia_scales_and_moves_the_maps_of_the_third_convolution(batch_norm: Any) -> None:
+    """Beside convolutions task by task, adaptation included."""
+    learner = learner_of(CAVIA(context=7, inner_lr=0.1, batch_norm=batch_norm), TASK)
+    support, query = drawn(TASK)
+    weights = [p.detach() for p in learner.net.weights]
+
+    def plain(context: Tensor, x: Tensor, fit: Tensor) -> Tensor:
+        left, h, f = list(weights), x.view(-1, *TASK.x_shape), fit.view(-1, *TASK.x_shape)
+        for layer in range(4):
+            kernel = left.pop(0)
+            kernel = kernel.view(3, 3, -1, kernel.shape[1]).permute(3, 2, 0, 1)
+            h, f = (F.conv2d(part, kernel, stride=2, padding=1) for part in (h, f))
+            if batch_norm != "none":
+                mean, spread = f.mean((0, 2, 3)), (f.var((0, 2, 3), correction=0) + EPSILON).sqrt()
+                scale, shift = left.pop(0)[0], left.pop(0)[0]
+                h, f = (
+                    (part - mean[:, None, None]) / spread[:, None, None] * scale[:, None, None] + shift[:, None, None]
+                    for part in (h, f)
+                )
+            else:
+                bias = left.pop(0)[0]
+                h, f = (part + bias[:, None, None] for part in (h, f))
+            if layer == 2:
+                more, by = learner.film(context)[:, None, None].chunk(2)
+                h, f = (part * (1 + more) + by for part in (h, f))
+            h, f = h.relu(), f.relu()
+        return h.mean((2, 3)) @ left[0] + left[1]
+
+    answer = learner.eval()(support, query.x)
+    for b in range(3):
+        context = torch.zeros(7, dtype=torch.float64, requires_grad=True)
+        for _ in range(2):
+            loss = F.cross_entropy(plain(context, support.x[b], support.x[b]), support.y[b])
+            context = context - 0.1 * torch.autograd.grad(loss, context)[0]
+        fit = query.x[b] if batch_norm == "transductive" else support.x[b]
+        assert_close(answer[b], plain(context, query.x[b], fit), rtol=1e-8, atol=1e-10)
 
 
 def test_cavia_answers_without_gradients_too() -> None:
