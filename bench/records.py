@@ -45,6 +45,7 @@ SHAPE: Any = {
                 "per_episode": [NUMBER],
                 "by_instance": (*NONE, {"mean": [NUMBER + NONE], "n": [WHOLE], "groups": ([TEXT], *MISSING)}),
                 "by_step": (*NONE, {...: SCORES}),
+                "nll": (SCORES, *MISSING),
                 "setting": FIELDS,
                 "open": (
                     {"disjoint": NUMBER + NONE, "clustered": NUMBER + NONE, "episodes": WHOLE, "classes": WHOLE},
@@ -161,10 +162,11 @@ def write(results: Path, record: Record) -> Path:
     """Write a record once; where one with this id is already there, that one stays.
 
     Raises:
-        BenchError: the folder cannot be written or the disk is full.
+        BenchError: the folder cannot be written, the disk is full, or `read` would not take what was measured.
     """
-    path = path_of(results, record.spec)
-    files.create(path, dump(record).encode())
+    path, content = path_of(results, record.spec), dump(record).encode()
+    parse(content, str(path))
+    files.create(path, content)
     return path
 
 

@@ -519,7 +519,7 @@ def test_suite_is_planned_where_the_data_are_missing(capsys: pytest.CaptureFixtu
     assert "0 recorded" in out
     assert "there is no miniimagenet in" in err
     cells = grid.plan("miniimagenet", offline=True).cells
-    assert {cell.method.name for cell in cells} == {"protonet", "maml", "pixel-knn", "chance"}
+    assert {cell.method.name for cell in cells} == {"protonet", "maml", "cavia", "pixel-knn", "chance"}
     assert {cell.task.shot for cell in cells if cell.method.name == "maml"} == {1, 5}
 
 

@@ -480,3 +480,9 @@ def test_the_threshold_of_a_task_is_said_in_its_direction(higher_is_better: bool
     for each in made:
         each["result"]["solved"] = -2.0
     assert f"Not solved (never {text} in validation)" in render(made, "mine")["mine.md"]
+
+
+def test_tiny_numbers_have_an_exponent() -> None:
+    assert plus_minus(3.306e-14, 8.6e-16, "mse") == "3.306e-14 ± 8.6e-16"
+    assert plus_minus(-9.4426781, 4.1e-7, "nll") == "-9.44267810 ± 4.1e-07"
+    assert [number(value, "mse") for value in (3.3e-14, 2e-4, 0.0)] == ["3.30e-14", "0.000200", "0.00"]

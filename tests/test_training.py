@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bench import checkpoints, executor, grid, records
+from bench import checkpoints, executor, grid, records, registry
 from bench.api import BenchError, Episode, Examples, Learner, Method, Task, TrainedMethod, Unsuited, option
 from bench.grid import Budget, Cell
 from bench.training import Context, Interrupted, Progress, device_of, run_cell
@@ -59,6 +59,27 @@ def finish(cell: Cell, context: Context, stops: list[int]) -> records.Record:
 def without_numbers_of_the_machine(record: records.Record) -> dict[str, Any]:
     return {"id": record.id, "spec": record.spec, "outcome": record.outcome, "result": record.result,
             "params": record.cost["params"], "data": record.data}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["gp", "cnp"])
+def test_what_tells_how_sure_it_is_has_a_record_that_can_be_read(method: str) -> None:
+    waves = registry.TASKS.entries["gp-regression"](query=5)
+    trained = issubclass(registry.METHODS.entries[method], TrainedMethod)
+    budget = BUDGET if trained else Budget(steps=0, validations=0, val_episodes=0, test_episodes=12, select="last")
+    with store() as context:
+        record = run_cell(Cell(registry.METHODS.entries[method](), waves, 0, budget), context)
+        assert len(record.result["evaluations"][""]["nll"]["per_episode"]) == 12
+        found = records.load(context.results)
+        assert (found.problems, found.records) == ([], [record])
+
+
+def test_what_cannot_be_read_is_not_written() -> None:
+    with store() as context:
+        record = run_cell(cell_of(), context)
+        damaged = replace(record, id="0" * 12, spec=record.spec | {"seed": 1}, result=record.result | {"metric": 3})
+        with pytest.raises(BenchError, match="not a whole record"):
+            records.write(context.results, damaged)
+        assert len(records.load(context.results).records) == 1
 
 
 # Resume
