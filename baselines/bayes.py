@@ -33,6 +33,8 @@ class BayesLearner(Learner):
 class Bayes(Method):
     """Knows how the sequences are made, but not what is drawn: no method does better on average."""
 
+    oracle = True
+
     def build(self, task: Task) -> BayesLearner:
         """A fresh learner; see `Method.build`."""
         return BayesLearner(task)

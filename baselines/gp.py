@@ -48,6 +48,8 @@ class GP(Method):
     Where functions are no Gaussian process (sine waves), it is the best answer that is linear in the values shown.
     """
 
+    oracle = True
+
     def build(self, task: Task) -> GPLearner:
         """A fresh learner; see `Method.build`."""
         return GPLearner(task)

@@ -19,7 +19,7 @@ from scipy import stats
 
 from bench import memory_tables
 from bench.errors import BenchError
-from bench.frames import once, transductive
+from bench.frames import apart, once
 from bench.intervals import FEWEST, Estimate
 from bench.stats import Section
 
@@ -153,7 +153,7 @@ class Across:
 def across(made: pd.DataFrame, methods: Sequence[str]) -> Across:
     """Scores of some methods, by registered names, over all tasks and settings that each has records of in one form.
 
-    Memories that were taken away and transductive results are no forms of their method here.
+    Memories that were taken away, transductive results and oracles take no part.
 
     Raises:
         BenchError: no task that they share and whose chance is known.
@@ -195,7 +195,7 @@ def shared(made: pd.DataFrame) -> tuple[str, ...]:
 def _sections(made: pd.DataFrame) -> Iterator[tuple[str, str, Section, dict[str, str]]]:
     """Tasks and settings whose chance is known, and the one form there of each method that has one, by its name."""
     there = once(made[made["outcome"] != "missing"])
-    alike = [memory_tables.ablation(spec) == "none" and not transductive(spec, fields)
+    alike = [memory_tables.ablation(spec) == "none" and not apart(spec, fields)
              for spec, fields in zip(there["spec"], there["fields"], strict=True)]  # fmt: skip
     for (task, setting), rows in there[np.array(alike, bool)].groupby(["task", "setting"], sort=False):
         section = Section(rows)

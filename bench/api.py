@@ -234,6 +234,8 @@ class Method:
     name: ClassVar[str]
     source: ClassVar[str]
     version: ClassVar[int] = 1
+    oracle: ClassVar[bool] = False
+    """It knows what its task draws from, which no other method is told: a bound, not ranked among the others."""
     packages: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """What it needs beyond the project's own dependencies, distribution and version; both go into its records."""
 

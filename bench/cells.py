@@ -19,7 +19,8 @@ PAPERS = "± over episodes, as papers print it"
 NLL = "NLL, nats a value"
 MARKS = dict.fromkeys(("cannot tell", "equivalent", "better"), "•") | {"too few seeds": "?"}
 """What stands behind a figure not told from the best of its column; the best is bold, and those worse are bare."""
-DAGGER = "†"
+APART = {"transductive": "†", "oracle": "‡"}
+"""What stands behind figures that are not ranked among the others, see `frames.apart`."""
 WORDS = {"accuracy": "accuracy, %", "error": "error, %", "error rate": "error, %", "mse": "mean squared error"}
 
 
@@ -70,7 +71,12 @@ def marked(row: Any) -> str:
         text = f"**{text}**"
     elif row.standing in MARKS:
         text += f" {MARKS[row.standing]}"
-    return text + f" {DAGGER}" * (row.transductive == "yes" and not math.isnan(row.mean))
+    return text + beside(row)
+
+
+def beside(row: Any) -> str:
+    """The mark of a figure that is not ranked among the others, if it is one."""
+    return f" {APART[row.apart]}" if row.apart and not math.isnan(row.mean) else ""
 
 
 def rounded(value: float, uncertainty: float) -> str:

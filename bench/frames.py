@@ -107,6 +107,14 @@ def transductive(spec: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
     return published.facts(spec, fields).get("batchnorm") == "transductive"
 
 
+def apart(spec: Mapping[str, Any], fields: Mapping[str, Any]) -> str:
+    """Why a result is not ranked among others: it is "transductive", an "oracle"'s (`Method.oracle`), or ""."""
+    registry.load()
+    if getattr(registry.METHODS.entries.get(spec["method"]["name"]), "oracle", False):
+        return "oracle"
+    return "transductive" if transductive(spec, fields) else ""
+
+
 def plain(records: Iterable[Any]) -> list[dict[str, Any]]:
     """Records as dicts."""
     return [asdict(r) if is_dataclass(r) and not isinstance(r, type) else dict(r) for r in records]

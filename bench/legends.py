@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from bench.cells import DAGGER, MARKS, NLL, PAPERS
+from bench.cells import APART, MARKS, NLL, PAPERS
 
 LEGEND = (
     "Mean over seeds ± half the Student t 95 % interval over seeds; one or two seeds give none. "
@@ -18,10 +18,11 @@ MARKED = (
     "shares three seeds with no other, nothing is marked)."
 )
 UNMARKED = "No mean is marked as the best: that takes three seeds that it shares with another."
-TRANSDUCTIVE = (
-    f"{DAGGER}: transductive, each query is answered with the help of its episode's other queries; not comparable "
-    "with figures that do without, and not ranked among them."
-)
+NOT_RANKED = {
+    "transductive": f"{APART['transductive']}: transductive, each query is answered with the help of its episode's "
+    "other queries; not comparable with figures that do without, and not ranked among them.",
+    "oracle": f"{APART['oracle']}: knows what the task draws from, which no other method is told: a bound, not ranked.",
+}
 SOLVED = (
     '"Solved" counts seeds whose validation score was ever as good as the task\'s threshold, and "steps to solve" is '
     "the training step of the first such validation: median over the seeds that solved it, and range."
@@ -39,7 +40,7 @@ def legend(table: pd.DataFrame) -> str:
         LEGEND: True,
         MARKED: best,
         UNMARKED: there.any() and not best,
-        TRANSDUCTIVE: (there & (table["transductive"] == "yes")).any(),
+        **{text: (there & (table["apart"] == why)).any() for why, text in NOT_RANKED.items()},
         SOLVED: (table["n_tried"] > 0).any(),
         NLLS: table["nll"].notna().any(),
     }

@@ -62,7 +62,7 @@ def headline(table: pd.DataFrame) -> str:
             ),
             "method": row.method,
             "measure": WORDS.get(row.metric, row.metric),
-            "ours": cells.mean(row) + f" {cells.DAGGER}" * (row.transductive == "yes"),
+            "ours": cells.mean(row) + cells.beside(row),
             "seeds": cells.behind(row.n_seeds, {*_numbers(row.diverged)} - {*_numbers(row.seeds)}),
             "published": cells.published(row.published, row.published_ci95),
             "source": cells.source(row.source, row.arxiv) if row.source else "",
@@ -72,7 +72,11 @@ def headline(table: pd.DataFrame) -> str:
         if row.at in HEADLINE or (row.at == "" and (row.task, row.setting) not in set(by_place))
     ]
     shown = cells.table(pd.DataFrame(rows), ("task", "setting", "method", "measure", "source", "same protocol")) + "\n"
-    return shown + f"\n{legends.TRANSDUCTIVE}\n" * any(row["ours"].endswith(cells.DAGGER) for row in rows)
+    return shown + "".join(
+        f"\n{text}\n"
+        for why, text in legends.NOT_RANKED.items()
+        if any(r["ours"].endswith(cells.APART[why]) for r in rows)
+    )
 
 
 @dataclass

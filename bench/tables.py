@@ -25,7 +25,7 @@ from bench import files, leaders, markdown, memory_tables, pictures, published, 
 from bench.cells import rows_of
 from bench.charts import Picture
 from bench.config import digest
-from bench.frames import PERCENT, committed, current, frame, metric_of, once, plain, shown, transductive
+from bench.frames import PERCENT, apart, committed, current, frame, metric_of, once, plain, shown
 from bench.intervals import episode_half_width, spread, t_half_width
 
 __all__ = ["check", "episode_half_width", "frame", "headline", "render", "report", "summary", "t_half_width", "write"]
@@ -48,7 +48,7 @@ def summary(made: pd.DataFrame) -> pd.DataFrame:
     `n_tried` seeds reached the task's `threshold` in validation, first after `steps_to_solve` steps (median of those
     that did), and `unsolved` did not; a seed that diverged did not either, wherever it had been. `standing` is best, or
     the verdict of a method against the best one of its column, `standing_p` its p by Holm: see `bench.leaders`.
-    Memories that were taken away and transductive results have none.
+    Memories that were taken away have none, nor has what stands `apart`, see `frames.apart`.
     """
     rows: list[dict[str, Any]] = []
     for (task, setting), section in once(made).groupby(["task", "setting"], sort=False):
@@ -59,7 +59,7 @@ def summary(made: pd.DataFrame) -> pd.DataFrame:
         rows += ranked
     columns = ["task", "setting", "method", "label", "at", "metric", "mean", "half_width", "episode_half_width",
                "disjoint_half_width", "clustered_half_width", "sd", "nll", "nll_half_width", "standing",
-               "standing_p", "transductive", "n_seeds", "seeds", "count", "diverged", "missing", "threshold",
+               "standing_p", "apart", "n_seeds", "seeds", "count", "diverged", "missing", "threshold",
                "n_solved", "n_tried", "unsolved", "steps_to_solve", "steps_to_solve_min", "steps_to_solve_max",
                "params", "train_s", "ms_step", "cpu_ms_step", "published", "published_ci95", "source", "arxiv",
                "same_protocol", "because", "records"]  # fmt: skip
@@ -94,7 +94,7 @@ def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[di
         "records": " ".join(group.loc[group["outcome"] != "missing", "id"]),
     }
     spec, fields = group["spec"].iloc[0], group["fields"].iloc[0]
-    whole, sees = memory_tables.ablation(spec) == "none", transductive(spec, fields)
+    whole, beside = memory_tables.ablation(spec) == "none", apart(spec, fields)
     failed = dict.fromkeys(group.loc[group["outcome"] == "diverged", "seed"], math.nan)
     rows = []
     scale = 100 if metric in PERCENT else 1
@@ -106,8 +106,8 @@ def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[di
             **shared,
             "at": at,
             "standing": "",
-            "transductive": "yes" if sees else "no",
-            "competes": whole and not sees,
+            "apart": beside,
+            "competes": whole and not beside,
             "by_seed": failed | dict(zip(there["seed"], values, strict=True)),
             "n_seeds": there["seed"].nunique(),
             "seeds": _joined(there["seed"]),

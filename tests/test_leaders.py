@@ -153,10 +153,10 @@ def test_transductive_figures_are_marked_everywhere_and_never_the_best() -> None
     assert found["maml (batch_norm=transductive)"].endswith(" †")
     assert found["maml (batch_norm=support)"].startswith("**")
     files = render(transductive(), "t")
-    assert legends.TRANSDUCTIVE in files["t.md"]
+    assert legends.NOT_RANKED["transductive"] in files["t.md"]
     table = pd.read_csv(io.StringIO(files["t.csv"]), keep_default_na=False).set_index("method")
-    assert dict(table["transductive"]) == {
-        "maml (batch_norm=transductive)": "yes", "maml (batch_norm=support)": "no", "lstm": "no",
+    assert dict(table["apart"]) == {
+        "maml (batch_norm=transductive)": "transductive", "maml (batch_norm=support)": "", "lstm": "",
     }  # fmt: skip
     assert table.loc["maml (batch_norm=transductive)", "standing"] == ""
     alone = [r for r in transductive() if r["spec"]["method"]["fields"].get("batch_norm") != "support"]
@@ -168,7 +168,19 @@ def test_transductive_figures_are_marked_everywhere_and_never_the_best() -> None
 def test_without_normalisation_nothing_is_transductive() -> None:
     """On sinusoids MAML's network has no BatchNorm, whatever the field says."""
     cell = spec("maml", "sinusoid", fields={"batch_norm": "transductive"})
-    assert set(summary(frame([record(cell, evaluation(cell, [0.3]))]))["transductive"]) == {"no"}
+    assert set(summary(frame([record(cell, evaluation(cell, [0.3]))]))["apart"]) == {""}
+
+
+def test_an_oracle_is_a_bound_and_ranks_nobody() -> None:
+    made = [
+        scored(spec(name, "sinusoid", seed, fields={}), mean * (1 + 0.01 * seed), metric="mse")
+        for seed in range(4) for name, mean in (("gp", 1e-14), ("cnp", 0.1), ("chance", 4.0))
+    ]  # fmt: skip
+    found = shown(made)
+    assert found["gp"].endswith(" ‡")
+    assert found["cnp"].startswith("**")
+    assert legends.NOT_RANKED["oracle"] in render(made, "t")["t.md"]
+    assert headline(made).count("‡") == 2, "the figure, and what it means"
 
 
 def test_columns_have_leaders_of_their_own() -> None:

@@ -354,7 +354,7 @@ def test_a_transductive_method_is_named_and_noted_as_such() -> None:
     bars = ranking.forest.bars
     assert ranking.sentence.startswith("maml (batch_norm=support) has the best mean")
     assert {bar.name: bar.note for bar in bars} == {
-        "maml (batch_norm=transductive)": summary.TRANSDUCTIVE, "maml (batch_norm=support)": "",
+        "maml (batch_norm=transductive)": summary.APART["transductive"], "maml (batch_norm=support)": "",
     }  # fmt: skip
 
 

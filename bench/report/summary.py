@@ -18,7 +18,10 @@ from bench.paired import Comparison
 from bench.report.blocks import Block, Looks
 from bench.report.svg import Look, Scale, Tick, ticks
 
-TRANSDUCTIVE = "transductive: queries help each other, not comparable with those that do without"
+APART = {
+    "transductive": "transductive: queries help each other, not comparable with those that do without",
+    "oracle": "an oracle: it knows what the task draws from, a bound for the others",
+}
 
 
 @dataclass(frozen=True)
@@ -98,9 +101,9 @@ def rankings(block: Block, looks: Looks) -> list[Ranking]:
 
 
 def _rivals(table: pd.DataFrame, section: pd.DataFrame) -> pd.DataFrame:
-    """Rows that compete, as in tables: not memories that were taken away, nor transductive results; else all."""
+    """Rows that compete, as in tables: not memories that were taken away, nor what stands apart; else all."""
     whole = {m for m, spec in zip(section["method"], section["spec"], strict=True) if ablation(spec) == "none"}
-    competing = table[table["method"].isin(whole) & (table["transductive"] == "no")]
+    competing = table[table["method"].isin(whole) & (table["apart"] == "")]
     return table if competing.empty else competing
 
 
@@ -116,7 +119,7 @@ def forest(block: Block, table: pd.DataFrame, looks: Mapping[str, Look]) -> Fore
         low, high = (row.mean - row.half_width, row.mean + row.half_width) if has else (math.nan, math.nan)
         notes = [f"{words} in {cells.seeds(map(int, text.split()))}" for words, text in
                  (("diverged", row.diverged), ("missing", row.missing)) if text]  # fmt: skip
-        notes += [TRANSDUCTIVE] if row.transductive == "yes" else []
+        notes += [APART[row.apart]] if row.apart else []
         bars.append(Bar(
             row.label, block.methods[row.label], looks[row.label],
             cells.mean(row) + " %" * (metric in PERCENT) if row.n_seeds else "diverged",
