@@ -120,7 +120,9 @@ def from_report(report: Mapping[str, Any]) -> list[Record]:
         entry["extra"] = {key: value for key, value in extra.items() if type(value) in PLAIN}
         parts.setdefault(name, []).append(entry)
     made = report["datetime"].partition(".")[0].partition("+")[0] + "Z"
-    return [record(name, entries, env, made, packages[name], notes[name]) for name, entries in parts.items()]
+    return [
+        record(name, each, env, made, packages[name], [*dict.fromkeys(notes[name])]) for name, each in parts.items()
+    ]
 
 
 def write(results: Path, made: Record) -> Path:
