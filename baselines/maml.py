@@ -58,15 +58,12 @@ class MAMLLearner(AdaptingLearner):
         """Adapt to the support, then answer; see `Learner.forward`."""
         net, shown, asked = self.net, support.x.shape[1], query_x.shape[1]
         once = self.training and self.train_steps == 1 and torch.is_grad_enabled()
-        dense = not net.image and not net.norm and self.config.rates == "fixed"
-        sizes = [weight.shape for weight in net.weights[::2]]
-        # Products of `after_one_step`, and those of weights for each task.
-        few = shown * asked * sum(i + o for i, o in sizes) <= (shown + 1) * sum(i * o for i, o in sizes)
-        return (
-            self.after_one_step(support, query_x)
-            if once and dense and shown and few
-            else super().forward(support, query_x)
-        )
+        if once and shown and not net.image and not net.norm and self.config.rates == "fixed":
+            sizes = [weight.shape for weight in net.weights[::2]]
+            # Products of `after_one_step`, and those of weights for each task.
+            if shown * asked * sum(i + o for i, o in sizes) <= (shown + 1) * sum(i * o for i, o in sizes):
+                return self.after_one_step(support, query_x)
+        return super().forward(support, query_x)
 
     def after_one_step(self, support: Examples, query_x: Tensor) -> Tensor:
         """What `forward` gives after a step of a dense network, without weights for each task.

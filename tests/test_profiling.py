@@ -467,9 +467,8 @@ def test_a_profile_ends_with_a_table_files_and_pictures(capsys: Capture) -> None
         (8, 2, 2), (16, 2, 2), (64, 2, 2)
     }  # fmt: skip
     assert {r["pass"] for r in p["rows"]} == {"forward", "both"}
-    assert "hot" in {
-        r["cache"] for r in p["rows"]
-    }  # on a busy machine all calls may be so slow that cold ones are alike
+    # On a busy machine all calls may be so slow that cold ones are alike.
+    assert {"hot"} <= {r["cache"] for r in p["rows"]} <= {"hot", "cold"}
     assert p["env"]["threads"] == 1
     assert p["env"]["precision"] == "float32"
     assert p["roofs"]["bandwidth"] > 0

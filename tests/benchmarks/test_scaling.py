@@ -11,6 +11,7 @@ where and why. `$BENCH_MOST_SLOTS` ends all series earlier, to rehearse.
 
 from __future__ import annotations
 
+import functools
 import os
 import statistics
 import sys
@@ -80,8 +81,15 @@ def may_run(what: str, name: str, slots: int) -> None:
         pytest.skip(reason)
 
 
+@functools.cache
+def compiled(name: str) -> None:
+    """Let its kernels be compiled and kept: that takes longer than a small point, from which the next are foretold."""
+    alone("steps_of_full_memory", **question(name, SLOTS[0]), batch=1, seconds=0.0)
+
+
 def measured(benchmark: Any, what: str, name: str, slots: int, question_name: str, **more: Any) -> Any:
     may_run(what, name, slots)
+    compiled(name)
     began = time.monotonic()
     try:
         found = benchmark.pedantic(alone, (question_name,), question(name, slots) | more, rounds=1)
