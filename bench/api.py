@@ -298,7 +298,7 @@ class TrainedMethod(Method):
     def optimiser(self, learner: Learner) -> torch.optim.Optimizer:
         """The optimiser of a fresh learner; override for parameter groups or another rule."""
         if self.optimizer == "adam":
-            return torch.optim.Adam(learner.parameters(), self.lr)
+            return torch.optim.Adam(learner.parameters(), self.lr, fused=True)
         if self.optimizer == "sgd":
             return torch.optim.SGD(learner.parameters(), self.lr)
         return RMSProp(learner.parameters(), self.lr)

@@ -461,7 +461,12 @@ def test_python_interface_gives_the_same_ids(capsys: pytest.CaptureFixture[str],
 
 
 @pytest.mark.parametrize(
-    ("name", "ours", "theirs"), [("OMP_WAIT_POLICY", "PASSIVE", "ACTIVE"), ("THP_MEM_ALLOC_ENABLE", "1", "0")]
+    ("name", "ours", "theirs"),
+    [
+        ("OMP_WAIT_POLICY", "PASSIVE", "ACTIVE"),
+        ("THP_MEM_ALLOC_ENABLE", "1", "0"),
+        ("MALLOC_TRIM_THRESHOLD_", str(256 << 20), "131072"),
+    ],
 )
 def test_how_torch_waits_and_takes_memory_is_ours_to_say_unless_the_user_does(
     name: str, ours: str, theirs: str
