@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from baselines.l2l import LibraryMAML, LibraryProtoNet
 from baselines.maml import MAML
@@ -16,6 +17,7 @@ from bench.tasks.glyphs import Glyphs
 from bench.tasks.sinusoid import Sinusoid
 
 PROTONET = "protonet step, 1-shot 5-query, 28 × 28"
+PRODUCT = "protonet step, 60-way 1-shot 5-query, beside one matrix product of as many operations as its convolutions"
 SINUSOID = "maml step, sinusoid, 25 tasks, 10 shots"
 CONV4 = "maml step, 5-way 1-shot 1-query, 32 tasks"
 SEEDS = 10
@@ -63,6 +65,24 @@ def test_protonet(benchmark: Any, way: int, plain: bool) -> None:
 def test_protonet_of_learn2learn(benchmark: Any, way: int) -> None:
     """Its classifier, in the same space."""
     by_learn2learn(benchmark, LibraryProtoNet(), Glyphs(way=way, query=5))
+
+
+@pytest.mark.benchmark(group=PRODUCT)
+@pytest.mark.parametrize("product", [False, True], ids=["step", "product"])
+def test_protonet_beside_a_product(benchmark: Any, product: bool) -> None:
+    """The whole step, with what is no convolution in it, and the machine's best: one product of large matrices."""
+    method, task = ProtoNet(), Glyphs(way=60, query=5)
+    step = training_step(method, task)
+    if product:
+        with FlopCounterMode(display=False) as counter:
+            training_step(method, task, plain=True)()
+        operations = counter.get_flop_counts()["Global"]
+        side = 1024
+        rows = sum(count for op, count in operations.items() if "conv" in str(op)) // (2 * side * side)
+        a, b = torch.randn(rows, side), torch.randn(side, side)
+        step = lambda: a @ b  # noqa: E731
+    benchmark.extra_info["reference"] = product
+    benchmark(step)
 
 
 @pytest.mark.benchmark(group=SINUSOID)
