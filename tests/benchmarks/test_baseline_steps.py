@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,6 +24,20 @@ SINUSOID = "maml step, sinusoid, 25 tasks, 10 shots"
 CONV4 = "maml step, 5-way 1-shot 1-query, 32 tasks"
 SEEDS = 10
 STACK = f"maml step of {SEEDS} seeds, sinusoid, 25 tasks, 10 shots"
+
+
+@pytest.fixture(autouse=True, params=[1, 2])
+def threads(request: Any, benchmark: Any) -> Iterator[None]:
+    """Each group with one thread and with two; its rows are called by their other parameters."""
+    count, before = request.param, torch.get_num_threads()
+    if count > (os.cpu_count() or 1):
+        pytest.skip("more threads than cores")
+    benchmark.group += f", {count} thread" + "s" * (count > 1)
+    rest = [part for part in request.node.callspec.id.split("-") if part != str(count)]
+    benchmark.extra_info["name"] = " ".join(rest) or request.node.originalname.removeprefix("test_").replace("_", " ")
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
 
 
 def training_step(method: TrainedMethod, task: Task, plain: bool = False) -> Any:
@@ -48,7 +64,7 @@ def by_learn2learn(benchmark: Any, method: TrainedMethod, task: Task) -> None:
         step = training_step(method, task)
     except BenchError as error:
         pytest.skip(str(error))
-    benchmark.extra_info["reference"] = True
+    benchmark.extra_info |= {"reference": True, "name": "learn2learn " + benchmark.extra_info["name"]}
     benchmark(step)
 
 
