@@ -24,8 +24,8 @@ APART = {"transductive": "†", "oracle": "‡"}
 WORDS = {"accuracy": "accuracy, %", "error": "error, %", "error rate": "error, %", "mse": "mean squared error"}
 
 
-LEAST = 1e-5
-"""Smaller numbers are written with an exponent."""
+LEAST, MOST = 1e-5, 1e7
+"""Smaller and larger numbers are written with an exponent."""
 
 
 def rows_of(table: pd.DataFrame) -> list[Any]:
@@ -42,7 +42,7 @@ def number(value: float, metric: str, like: float | None = None) -> str:
     if metric in PERCENT:
         return f"{value:.2f}"
     scale = abs(value if like is None else like)
-    return _fixed(value, 2 if scale == 0 or not math.isfinite(scale) else max(0, 2 - math.floor(math.log10(scale))))
+    return _fixed(value, 2 if scale == 0 or not math.isfinite(scale) else 2 - math.floor(math.log10(scale)))
 
 
 def mean(row: Any) -> str:
@@ -85,13 +85,14 @@ def rounded(value: float, uncertainty: float) -> str:
         return NONE
     scale = uncertainty / 10 if uncertainty > 0 else abs(value) / 100
     decimals = 2 if scale == 0 or not math.isfinite(scale) else -math.floor(math.log10(scale))
-    return _fixed(round(value, decimals) + 0.0, max(0, decimals))  # no minus before a zero
+    return _fixed(round(value, decimals) + 0.0, decimals)  # no minus before a zero
 
 
 def _fixed(value: float, decimals: int) -> str:
-    """With so many decimals, and an exponent where most of them would be zeros."""
-    if not 0 < abs(value) < LEAST or decimals <= -math.log10(LEAST):
-        return f"{value:.{decimals}f}"
+    """With so many decimals, and an exponent where zeros would fill them or what is before them."""
+    tiny = 0 < abs(value) < LEAST and decimals > -math.log10(LEAST)
+    if not tiny and not MOST <= abs(value) < math.inf:
+        return f"{value:.{max(0, decimals)}f}"
     return f"{value:.{max(0, decimals + math.floor(math.log10(abs(value))))}e}"
 
 

@@ -482,7 +482,10 @@ def test_the_threshold_of_a_task_is_said_in_its_direction(higher_is_better: bool
     assert f"Not solved (never {text} in validation)" in render(made, "mine")["mine.md"]
 
 
-def test_tiny_numbers_have_an_exponent() -> None:
+def test_tiny_and_huge_numbers_have_an_exponent() -> None:
+    assert plus_minus(1.8e30, 4e30, "mse") == "1.8e+30 ± 4.0e+30"
+    assert plus_minus(2.0, 4e30, "mse") == "0 ± 4.0e+30"
+    assert [number(value, "mse") for value in (1.234e7, 123456.7, math.inf)] == ["1.23e+07", "123457", "inf"]
     assert plus_minus(3.306e-14, 8.6e-16, "mse") == "3.306e-14 ± 8.6e-16"
     assert plus_minus(-9.4426781, 4.1e-7, "nll") == "-9.44267810 ± 4.1e-07"
     assert [number(value, "mse") for value in (3.3e-14, 2e-4, 0.0)] == ["3.30e-14", "0.000200", "0.00"]
