@@ -145,7 +145,8 @@ class ResNet12(nn.Module):
     """Four residual blocks of three 3 × 3 convolutions, each halved by max-pooling, then the mean over places.
 
     64, 160, 320 and 640 channels, BatchNorm and LeakyReLU of slope .1 (Lee et al. 2019, MetaOptNet, arXiv:1904.03758).
-    [n, channels, height, width], sides of at least 16, to [n, 640]. Deviation: no DropBlock.
+    [n, channels, height, width], sides of at least 16, to [n, 640]. Deviations: no DropBlock, and a mean where
+    MetaOptNet keeps all places.
     """
 
     size = 640

@@ -88,7 +88,8 @@ class CAVIA(AdaptingMethod):
 
     The authors' recipe for sinusoids is the default, with 50,000 training steps; in evaluation they take one step of
     adaptation too, and more are reported by step. Theirs for miniImageNet: backbone conv4-32 (or wider), 100 context
-    parameters, two steps, batch 4 (1-shot) or 2 (5-shot), transductive. Deviation: scales start near 1, not near 0.
+    parameters, two steps, batch 4 (1-shot) or 2 (5-shot), transductive. Deviations: scales start near 1, not near 0,
+    and are applied before the pooling; weights start as PyTorch's do, and the learning rate does not fall.
     """
 
     batch: int = option(25, "tasks per training step")

@@ -44,8 +44,8 @@ class MAMLLearner(AdaptingLearner):
             self.register_buffer("trained", torch.zeros((), dtype=torch.int64))
 
     def loss(self, episode: Episode, task: Task) -> Tensor:
-        """The loss after adaptation; with `multi_step` a mean over all steps, which becomes that of the last."""
-        if not self.config.multi_step or task.online:
+        """The loss after adaptation; in the first `multi_step` training steps, a mean over all steps of adaptation."""
+        if task.online or not self.config.multi_step or int(self.trained) >= self.config.multi_step:
             return super().loss(episode, task)
         shares = importance(int(self.trained) / self.config.multi_step, self.steps)
         self.trained += 1
@@ -173,9 +173,10 @@ class MAML(AdaptingMethod):
 
     The authors' recipes: Omniglot 5-way as the defaults are; 20-way inner_lr .1, train_steps and eval_steps 5, batch
     16; sinusoids batch 25; miniImageNet backbone conv4-32, inner_lr .01, train_steps 5, eval_steps 10, batch 4 (1-shot)
-    or 2 (5-shot), where they also clip each element of the meta-gradient to 10. They normalise queries by the
-    statistics of the queries (transductive): there each query sees the others. The default is not, and its figures are
-    not comparable with theirs.
+    or 2 (5-shot), where they also clip each element of the meta-gradient to 10. Their code starts dense weights near 0
+    and biases at 0, and adapts to sinusoids at .001 unless told otherwise, where the paper says .01. They normalise
+    queries by the statistics of the queries (transductive): there each query sees the others. The default is not, and
+    its figures are not comparable with theirs.
 
     Its kin are fields:
 

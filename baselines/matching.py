@@ -40,12 +40,12 @@ class MatchingLearner(EmbeddingLearner):
     def attended(self, asked: Tensor, shown: Tensor) -> Tensor:
         """f(x, S), [batch, m, size]: an LSTM that starts from the embedding and reads the support (eq. 3 to 6)."""
         embedded = hidden = asked.flatten(0, 1)
-        cell = recalled = torch.zeros_like(embedded)
+        cell = torch.zeros_like(embedded)
         for _ in range(self.reads):
-            hidden, cell = self.reader(torch.cat((embedded, recalled), 1), (hidden, cell))
-            hidden = hidden + embedded
             weights = (hidden.view_as(asked) @ shown.mT).softmax(-1)
             recalled = (weights @ shown).view_as(embedded)
+            hidden, cell = self.reader(torch.cat((embedded, recalled), 1), (hidden, cell))
+            hidden = hidden + embedded
         return hidden.view_as(asked)
 
 

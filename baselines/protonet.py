@@ -51,8 +51,7 @@ class ProtoNet(EmbeddingMethod):
     """Distances to class means in a learned space.
 
     The paper trains on more ways than it tests, 60 on Omniglot: the task's train_way. In training BatchNorm sees
-    support and queries at once, as in the authors' code, whose test does too: batch_norm=transductive. The default uses
-    the averages of training there, so that queries do not see one another.
+    support and queries at once, at test the averages of training, as in the authors' code: no query sees another.
     """
 
     batch: int = option(1, "episodes per training step")

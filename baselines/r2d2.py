@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from baselines.embedding import EmbeddingLearner, EmbeddingMethod
 from bench.api import BenchError, Task, method, option
@@ -17,11 +18,17 @@ class R2D2Learner(EmbeddingLearner):
     def __init__(self, config: R2D2, task: Task) -> None:
         super().__init__(config, task)
         self.log_ridge = nn.Parameter(torch.tensor(math.log(config.ridge)))
-        self.scale = nn.Parameter(torch.ones(()))
+        self.scale = nn.Parameter(torch.tensor(config.scale or (1.0 if task.kind == "regression" else 10.0)))
 
     def compare(self, shown: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
-        """α x W with W = Xᵀ (X Xᵀ + λ I)⁻¹ Y (Bertinetto et al. 2019, eq. 5): a system only as large as the support."""
-        ridge = self.log_ridge.exp() * torch.eye(shown.shape[1], dtype=shown.dtype, device=shown.device)
+        """α x W with W = Xᵀ (X Xᵀ + n λ I)⁻¹ Y (Bertinetto et al. 2019, eq. 5): a system only as large as the support.
+
+        As in the authors' code the squared errors are a mean over the n examples, so that λ weighs as much beside few
+        as beside many, and each embedding has a one behind it: W has an intercept, held back like its other rows.
+        """
+        shown, asked = (F.pad(x, (0, 1), value=1.0) for x in (shown, asked))
+        n = shown.shape[1]
+        ridge = n * self.log_ridge.exp() * torch.eye(n, dtype=shown.dtype, device=shown.device)
         return self.scale * (asked @ shown.mT) @ torch.linalg.solve(shown @ shown.mT + ridge, labels)
 
 
@@ -34,11 +41,13 @@ class R2D2(EmbeddingMethod):
     support vector machine.
 
     Deviations: the backbones are ours, where the paper's has 96, 192, 384 and 512 channels and keeps the third block
-    as well; its β, the same for all classes, would change no probability and is left out.
+    as well, and MetaOptNet's keeps all places of its last; β, the same for all classes, would change no probability and
+    is left out. The authors' code has λ at 50, for embeddings of thousands of numbers, and trains Omniglot at lr=.005.
     """
 
     batch: int = option(1, "episodes per training step")
     ridge: float = option(1.0, "λ at the start of training")
+    scale: float = option(0.0, "α at the start of training; 0: 10 for classes, 1 for values")
     halve_every: int = option(2000, "halve the learning rate every so many steps; 0: never")
 
     def check(self) -> None:

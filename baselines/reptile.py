@@ -82,7 +82,8 @@ class Reptile(AdaptingMethod):
     transduction.
 
     Deviations: Adam starts anew on each task, where theirs goes on from one to the next; its steps in evaluation take
-    as many examples as in training; an episode has its examples in a random order once, not anew every time round.
+    as many examples as in training; an episode has its examples in a random order once, not anew every time round; its
+    conv4 takes the mean over places, where theirs keeps all four.
     """
 
     batch: int = option(5, "tasks per training step")

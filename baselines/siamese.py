@@ -64,4 +64,6 @@ class Siamese(EmbeddingMethod):
 
     def unsuited(self, task: Task) -> str | None:
         """It needs classes."""
+        if getattr(task, "persistent", 1) > 1:
+            return "pairs are of one class by their labels, and these are dealt anew in each of its episodes"
         return needs_classes(task, "pairs are") or super().unsuited(task)

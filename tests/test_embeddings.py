@@ -118,14 +118,20 @@ def test_full_context_is_the_paper_s_recurrence() -> None:
     g = shown + learner.around(shown)[0][..., : learner.size] + learner.around(shown)[0][..., learner.size :]
     assert_close(learner.in_context(shown), g)
     cell, f = learner.reader, asked[1, 0]
-    hidden, memory, recalled = f, torch.zeros_like(f), torch.zeros_like(f)
+    hidden, memory = f, torch.zeros_like(f)
     for _ in range(3):
+        recalled = (g[1] @ hidden).softmax(0) @ g[1]
         gates = cell.weight_ih @ torch.cat((f, recalled)) + cell.bias_ih + cell.weight_hh @ hidden + cell.bias_hh
         i, forget, new, out = gates.chunk(4)
         memory = forget.sigmoid() * memory + i.sigmoid() * new.tanh()
         hidden = out.sigmoid() * memory.tanh() + f
-        recalled = (g[1] @ hidden).softmax(0) @ g[1]
     assert_close(learner.attended(asked, g)[1, 0], hidden)
+
+
+def test_a_single_read_sees_the_support() -> None:
+    learner, episode = learner_of(Matching(reads=1)), drawn()
+    shown, _, asked = embedded(learner, episode)
+    assert not torch.allclose(learner.attended(asked, shown), learner.attended(asked, shown.flip(0)))
 
 
 @pytest.mark.parametrize("reads", [0, 2])
@@ -165,9 +171,10 @@ def test_relation_trains_by_squared_error_of_scores() -> None:
 def test_r2d2_is_ridge_regression_in_its_other_form() -> None:
     learner, episode = learner_of(R2D2(ridge=0.3)), drawn()
     shown, labels, asked = embedded(learner, episode)
-    eye = torch.eye(learner.size, dtype=torch.float64)
-    weights = torch.linalg.solve(shown.mT @ shown + 0.3 * eye, shown.mT @ labels)
-    assert_close(learner(episode.support, episode.query.x), asked @ weights, rtol=1e-6, atol=1e-8)
+    shown, asked = (torch.cat((x, torch.ones_like(x[..., :1])), -1) for x in (shown, asked))
+    mean, eye = 1 / shown.shape[1], torch.eye(learner.size + 1, dtype=torch.float64)
+    weights = torch.linalg.solve(mean * shown.mT @ shown + 0.3 * eye, mean * shown.mT @ labels)
+    assert_close(learner(episode.support, episode.query.x), 10 * asked @ weights, rtol=1e-6, atol=1e-8)
 
 
 def test_r2d2_regresses_values() -> None:

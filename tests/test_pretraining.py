@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from baselines.deep_knn import CODE, DeepKNN
-from baselines.finetune import DECAY, MOMENTUM, RATE, SHOWN, Finetune, cosines
+from baselines.finetune import DECAY, MOMENTUM, RATE, SCALES, SHOWN, Finetune
 from baselines.pretraining import PretrainedMethod
 from baselines.simpleshot import FOLLOW, SCALE, SimpleShot
 from bench.api import Episode, Examples, Split, generator
@@ -90,7 +90,7 @@ def test_learns_what_it_is_shown(method: PretrainedMethod) -> None:
 @pytest.mark.parametrize("head", ["linear", "cosine"])
 def test_fine_tuning_is_the_loop_over_episodes(head: Any) -> None:
     """A layer of PyTorch's, fitted by its optimiser to one episode after another."""
-    learner, episode = learner_of(Finetune(head=head, steps=7)), drawn()
+    learner, episode = learner_of(Finetune(head=head, epochs=3)), drawn()
     answer = learner(episode.support, episode.query.x)
     for b in range(2):
         shown, y = learner.embed(episode.support.x[b : b + 1])[0].detach(), episode.support.y[b]
@@ -98,14 +98,16 @@ def test_fine_tuning_is_the_loop_over_episodes(head: Any) -> None:
         with torch.no_grad():
             layer.weight.copy_(learner.first)
             layer.bias.zero_()
-        free = layer.parameters() if head == "linear" else [layer.weight]
-        optimiser = torch.optim.SGD(free, RATE, MOMENTUM, dampening=MOMENTUM, weight_decay=DECAY)
+        if head == "cosine":
+            layer.bias = None
+            layer = nn.utils.parametrizations.weight_norm(layer)
+        optimiser = torch.optim.SGD(layer.parameters(), RATE, MOMENTUM, dampening=MOMENTUM, weight_decay=DECAY)
 
         def logits(x: Any, layer: nn.Linear = layer) -> Any:
-            return layer(x) if head == "linear" else cosines(x, layer.weight)
+            return layer(x) if head == "linear" else layer(SCALES[0] * F.normalize(x, dim=-1))
 
-        for step in range(7):
-            at = [(step * SHOWN + k) % len(y) for k in range(SHOWN)]
+        for start in 3 * [*range(0, len(y), SHOWN)]:
+            at = slice(start, start + SHOWN)
             optimiser.zero_grad()
             F.cross_entropy(logits(shown[at]), y[at]).backward()
             optimiser.step()
@@ -113,7 +115,7 @@ def test_fine_tuning_is_the_loop_over_episodes(head: Any) -> None:
 
 
 def test_fine_tuning_leaves_the_embedding_alone() -> None:
-    learner, episode = learner_of(Finetune(steps=3)), drawn()
+    learner, episode = learner_of(Finetune(epochs=3)), drawn()
     learner(episode.support, episode.query.x)
     assert all(p.grad is None for p in learner.parameters())
 
