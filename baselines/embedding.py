@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from baselines.backbones import Backbone, make_backbone, unsuited_backbone
+from baselines.backbones import Backbone, image_shape, make_backbone, unsuited_backbone
 from bench.api import Examples, Learner, Task, TrainedMethod, option
 
 
@@ -77,7 +77,9 @@ class EmbeddingMethod(TrainedMethod):
     )
 
     def unsuited(self, task: Task) -> str | None:
-        """Some backbones need images."""
+        """Some backbones need images, and those with BatchNorm more than one sequence to normalise a step over."""
+        if task.online and self.batch == 1 and self.backbone != "mlp" and image_shape(task.x_shape):
+            return f"BatchNorm takes a step of each sequence of a batch, so that one is too few; set {self.name}.batch=16"
         return unsuited_backbone(self.backbone, task.x_shape)
 
 

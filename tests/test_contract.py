@@ -18,7 +18,7 @@ from bench.api import BenchError, Method, MissingData, MissingPackage, Task, Tra
 
 SMALL: dict[str, Any] = {
     "way": 3, "shot": 1, "query": 2, "length": 6, "size": 20, "load": 3, "items": 2, "repeats": 2, "n": 3,
-    "steps": 3, "eval_steps": 2, "longest": 16,
+    "steps": 3, "eval_steps": 2, "longest": 16, "batch": 2,
 }  # fmt: skip
 """Fields of a task that make it small, and its episodes of one length; fields of a method that make it quick."""
 OTHERWISE: dict[str, Any] = {"labels": "string", "flat": False, "shot": 2, "query": 1}
