@@ -79,7 +79,7 @@ class EmbeddingMethod(TrainedMethod):
     def unsuited(self, task: Task) -> str | None:
         """Some backbones need images, and those with BatchNorm more than one sequence to normalise a step over."""
         if task.online and self.batch == 1 and self.backbone != "mlp" and image_shape(task.x_shape):
-            return f"BatchNorm takes a step of each sequence of a batch, so that one is too few; set {self.name}.batch=16"
+            return f"BatchNorm sees one step of each sequence of a batch; one is too few: set {self.name}.batch=16"
         return unsuited_backbone(self.backbone, task.x_shape)
 
 
