@@ -19,6 +19,8 @@ import bench
 
 ROOT = Path(bench.__file__).parent.parent
 PACKAGES = ("bench", "baselines", "mann")
+MEMORY = ("THP_MEM_ALLOC_ENABLE", "MALLOC_TRIM_THRESHOLD_")
+"""Variables that say how large the pages of tensors are, and what is kept of those that are freed."""
 
 
 @lru_cache(maxsize=1)
@@ -60,6 +62,7 @@ def describe(device: str, threads: int, packages: Collection[str] = ()) -> dict[
             "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
             "cores": os.cpu_count(),
             "threads": threads,
+            "memory": " ".join(f"{name}={os.environ[name]}" for name in MEMORY if name in os.environ) or None,
             "precision": "float32",
         }
     )

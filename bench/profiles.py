@@ -166,6 +166,7 @@ def same_machine(old: dict[str, Any], new: dict[str, Any]) -> str:
             ("device", old["device"]["name"], new["device"]["name"]),
             ("threads", old["env"]["threads"], new["env"]["threads"]),
             ("torch", old["env"]["torch"], new["env"]["torch"]),
+            ("memory", *(made["env"].get("memory") or "as the system has it" for made in (old, new))),
         )
         if a != b
     ]

@@ -370,8 +370,12 @@ def test_profiles_of_different_things_are_not_compared(key: str, other: Any) -> 
 def test_different_machines_are_named(capsys: Capture) -> None:
     old, new = profile(), profile(row(9e-4))
     new["device"]["name"], new["env"]["threads"] = "another CPU", 1
+    new["env"]["memory"] = "THP_MEM_ALLOC_ENABLE=1"
     told = profile_views.comparison(old, new, views.console())
-    assert told["differs"] == "device: some CPU, 2 cores against another CPU; threads: 2 against 1"
+    assert told["differs"] == (
+        "device: some CPU, 2 cores against another CPU; threads: 2 against 1; "
+        "memory: as the system has it against THP_MEM_ALLOC_ENABLE=1"
+    )
     assert "different machines" in capsys.readouterr().out
     profile_views.comparison(old, profile(), views.console())
     said = capsys.readouterr().out
