@@ -25,7 +25,8 @@ class MAMLLearner(AdaptingLearner):
         self.net = BatchedNet(config.backbone_for(task), task.x_shape, task.n_out, config.batch_norm != "none")
         regression = task.kind == "regression"
         self.train_steps = config.train_steps
-        self.eval_steps = config.eval_steps or (10 if regression else 3)
+        more = config.train_steps if config.rates != "fixed" else 10 if regression else 3
+        self.eval_steps = config.eval_steps or more
         self.steps = max(config.train_steps, 1)
         weights, head = self.net.weights, len(self.net.weights) - 2
         self.affine: set[int] = set()
@@ -194,7 +195,9 @@ class MAML(AdaptingMethod):
     order: Literal["second", "first"] = option("second", "first: ignore how the inner gradient moves with its start")
     inner_lr: float = option(0.0, "learning rate of adaptation; 0: .4 for classes, .01 for regression")
     train_steps: int = option(1, "gradient steps of adaptation in training")
-    eval_steps: int = option(0, "gradient steps of adaptation in evaluation; 0: 3 for classes, 10 for regression")
+    eval_steps: int = option(
+        0, "gradient steps of adaptation in evaluation; 0: 3 for classes, 10 for values, train_steps with learned rates"
+    )
     batch_norm: Literal["support", "transductive", "none", "per-step"] = option(  # type: ignore[assignment]
         "support",
         "statistics for a query: its support's, those of all queries, or no normalisation; "
