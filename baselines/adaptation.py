@@ -55,12 +55,17 @@ class AdaptingLearner(Learner):
         return {step: self.answer(adapted, support, query_x, step) for step, adapted in path if step in reported}
 
 
+def together(learners: Sequence[Learner]) -> Any:
+    """A learner that answers for several, its peers."""
+    made = copy.copy(cast(AdaptingLearner, learners[0]))
+    made.peers = learners
+    return made
+
+
 def joint(learners: Sequence[Learner], episodes: Sequence[Episode], task: Task) -> list[Tensor]:
     """`TrainedMethod.losses` of adapting learners: they adapt to all their tasks as if these were one batch."""
     (support, query) = (Examples(*map(torch.cat, zip(*part, strict=True))) for part in zip(*episodes, strict=True))
-    together = copy.copy(cast(AdaptingLearner, learners[0]))
-    together.peers = learners
-    predictions = together(support, query.x).chunk(len(learners))
+    predictions = together(learners)(support, query.x).chunk(len(learners))
     return [task.loss(own, episode.query.y) for own, episode in zip(predictions, episodes, strict=True)]
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from baselines.adaptation import AdaptingLearner, AdaptingMethod
+from baselines.adaptation import AdaptingLearner, AdaptingMethod, together
 from baselines.batched import BatchedNet, Weights, answers
-from bench.api import BenchError, Episode, Examples, Task, method, option
+from bench.api import BenchError, Episode, Examples, Learner, Task, method, option
 from mann.learner import refuse_below_one
 
 DECAY, EPSILON = 0.999, 1e-8
@@ -36,40 +36,54 @@ class ReptileLearner(AdaptingLearner):
 
         All labelled examples of an episode are trained on alike, those that it has as queries too.
         """
-        shown = Examples(*(torch.cat(parts, 1) for parts in zip(*episode, strict=True)))
+        return self.losses([episode])[0]
+
+    def losses(self, episodes: Sequence[Episode]) -> list[Tensor]:
+        """`loss` of each of its peers on an episode of its own."""
+        shown = Examples(
+            torch.cat([torch.cat((support.x, query.x), 1) for support, query in episodes]),
+            torch.cat([torch.cat((support.y, query.y), 1) for support, query in episodes]),
+        )
         with torch.no_grad():
             path = list(self.adapt(shown, self.config.train_steps))
-        losses, ends = [loss for _, loss in path[1:]], path[-1][0]
-        moves = [(w - end.mean(0)).detach() for w, end in zip(self.net.weights, ends, strict=True)]
-        pull = torch.stack([(w * move).sum() for w, move in zip(self.net.weights, moves, strict=True)]).sum()
-        return torch.stack(losses).mean() + pull - pull.detach()
+        along = torch.stack([losses for _, losses in path[1:]]).mean(0)
+        ends = zip(*(end.chunk(len(episodes)) for end in path[-1][0]), strict=True)
+        made = []
+        for learner, loss, end in zip(self.peers or (self,), along, ends, strict=True):
+            start = learner.net.weights
+            pull = torch.stack([(w * (w - e.mean(0)).detach()).sum() for w, e in zip(start, end, strict=True)]).sum()
+            made.append(loss + pull - pull.detach())
+        return made
 
     def adapt(self, support: Examples, steps: int) -> Iterator[tuple[Weights, Tensor]]:
-        """Weights after 0, 1, ... steps, and the mean loss that the last one came from. No gradient flows back.
+        """Weights after 0, 1, ... steps, and the mean losses of each peer before the last. No gradient flows back.
 
         Each step sees the next `inner_batch` examples in the order of the support, again and again.
         """
         tasks, shown = support.x.shape[:2]
-        weights: Weights = [weight.detach().expand(tasks, *weight.shape) for weight in self.net.weights]
+        peers = len(self.peers or (self,))
+        weights: Weights = [weight.detach() for weight in self.of_tasks(lambda learner: learner.net.weights, tasks)]
         squares: Weights = [torch.zeros_like(weight) for weight in weights]
-        loss = support.x.new_zeros(())
-        yield weights, loss
+        losses = support.x.new_zeros(peers)
+        yield weights, losses
         size = min(shown, self.config.inner_batch)
         for step in range(1, steps + 1):
             if shown:
                 at = torch.arange((step - 1) * size, step * size, device=support.x.device) % shown
                 with torch.enable_grad():
                     weights = [w.detach().requires_grad_() for w in weights]
-                    loss = self.task.loss(self.net(weights, support.x[:, at], size), support.y[:, at])
+                    predictions = self.net(weights, support.x[:, at], size).chunk(peers)
+                    asked = zip(predictions, support.y[:, at].chunk(peers), strict=True)
+                    losses = torch.stack([self.task.loss(own, y) for own, y in asked])
                     # The loss of a batch is a mean over tasks, none of which sees the weights of another.
-                    gradients = torch.autograd.grad(tasks * loss, weights)
-                loss = loss.detach()
+                    gradients = torch.autograd.grad(tasks // peers * losses.sum(), weights)
+                losses = losses.detach()
                 squares = [DECAY * s + (1 - DECAY) * g.square() for s, g in zip(squares, gradients, strict=True)]
                 weights = [
                     (w - self.config.inner_lr * g / ((s / (1 - DECAY**step)).sqrt() + EPSILON)).detach()
                     for w, g, s in zip(weights, gradients, squares, strict=True)
                 ]
-            yield weights, loss
+            yield weights, losses
 
 
 @method("reptile", source="Nichol et al. 2018, arXiv:1803.02999")
@@ -109,3 +123,7 @@ class Reptile(AdaptingMethod):
     def rate(self, step: int) -> float:
         """Learning rate at a step; see `TrainedMethod.rate`."""
         return super().rate(step) * (max(0.0, 1 - step / self.anneal) if self.anneal else 1.0)
+
+    def losses(self, learners: Sequence[Learner], episodes: Sequence[Episode], task: Task) -> list[Tensor] | None:
+        """Those of learners of several seeds in one pass; see `TrainedMethod.losses`."""
+        return None if task.online else together(learners).losses(episodes)

@@ -20,6 +20,7 @@ from torch.testing import assert_close
 
 from baselines.adaptation import joint
 from baselines.maml import MAML, MAMLLearner
+from baselines.reptile import Reptile
 from bench import checkpoints, executor, frames, interface, records
 from bench.api import BenchError, Episode, Learner, Task, option
 from bench.grid import Budget, Cell
@@ -29,11 +30,13 @@ from bench.tasks.sinusoid import Sinusoid
 from bench.training import Context, Interrupted, run_cell, run_stack
 
 BUDGET = Budget(steps=6, validations=3, val_episodes=8, test_episodes=8)
-FORMS: dict[str, dict[str, Any]] = {
-    "second": {}, "first": {"order": "first"}, "three steps": {"train_steps": 3}, "head": {"adapts": "head"},
-    "body": {"adapts": "body"}, "each": {"rates": "each"}, "per-step": {"rates": "per-step", "train_steps": 2},
-    "norm": {"batch_norm": "per-step", "train_steps": 2}, "transductive": {"batch_norm": "transductive"},
-}  # fmt: skip
+FORMS: dict[str, Any] = {
+    name: MAML(inner_lr=0.05, **fields) for name, fields in {
+        "second": {}, "first": {"order": "first"}, "three steps": {"train_steps": 3}, "head": {"adapts": "head"},
+        "body": {"adapts": "body"}, "each": {"rates": "each"}, "per-step": {"rates": "per-step", "train_steps": 2},
+        "norm": {"batch_norm": "per-step", "train_steps": 2}, "transductive": {"batch_norm": "transductive"},
+    }.items()
+} | {"reptile": Reptile(inner_lr=0.05), "reptile, few": Reptile(inner_batch=4, train_steps=3)}  # fmt: skip
 
 
 def cells(seeds: int = 3, method: MAML | None = None, task: Task | None = None, **budget: Any) -> list[Cell]:
@@ -63,7 +66,7 @@ def close(one: records.Record, other: records.Record) -> None:
 @pytest.mark.parametrize("task", [Sinusoid(), Glyphs(way=3)], ids=["sinusoid", "glyphs"])
 @pytest.mark.parametrize("form", FORMS)
 def test_losses_and_gradients_are_those_of_each_alone(form: str, task: Task) -> None:
-    method = MAML(inner_lr=0.05, **FORMS[form])
+    method = FORMS[form]
     if reason := method.unsuited(task):
         pytest.skip(reason)
     training_task = task.training()
@@ -72,7 +75,7 @@ def test_losses_and_gradients_are_those_of_each_alone(form: str, task: Task) -> 
     drawn = [training_task.sample("train", 2, generator("stack", form, i)) for i in range(3)]
     episodes = [Episode(*(type(e)(e.x.double(), e.y.double() if e.y.is_floating_point() else e.y) for e in episode))
                 for episode in drawn]  # fmt: skip
-    together = joint(learners, episodes, training_task)
+    together = method.losses(learners, episodes, training_task)
     for learner, episode, loss in zip(learners, episodes, together, strict=True):
         alone, own = learner.loss(episode, training_task), list(learner.parameters())
         assert_close(loss, alone, rtol=1e-10, atol=1e-12)
