@@ -219,7 +219,7 @@ def _beside(made: pd.DataFrame, names: Mapping[str, str], notes: Notes) -> list[
     spec, fields = made["spec"].iloc[0], made["fields"].iloc[0]
     if memory_tables.ablation(spec) != "none":  # nobody has published that
         return []
-    found = published.lookup(spec["method"]["name"], spec["task"]["name"], **fields)
+    found = published.lookup(published.published_name(spec), spec["task"]["name"], **fields)
     kinds: dict[tuple[str, ...], list[published.Published]] = {}
     for row in published.closest(spec, found, fields):
         if _place(row) in names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,14 @@ def test_sinusoid_is_by_gradient_steps() -> None:
     assert table.loc["step 1", "mean"] == pytest.approx(0.7)
     assert list(table["published"].dropna()) == [0.67, 0.38, 0.35]
     assert math.isnan(table.loc["", "published"])
+
+
+def test_kin_stand_beside_the_figures_of_their_own_paper() -> None:
+    cell = spec("maml", "sinusoid", fields={"rates": "each"}, task_fields={"shot": 5})
+    found = evaluation(cell, [0.4, 0.5], by_step=by_step({1: [0.4, 0.5]}))
+    text = render([record(cell, found)], "t")["t.md"]
+    assert "Finn et al. 2017" not in text
+    assert "| 0.9 ± 0.16 |" in re.sub(" +", " ", text)
 
 
 def test_lake_is_an_error_by_run() -> None:
