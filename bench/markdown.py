@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench import cells, legends, memory_tables, published
+from bench import cells, legends, memory_tables, published, registry
 from bench.cells import NONE, PAPERS, WORDS, rows_of, safe
 from bench.frames import PERCENT
 from bench.references import ceiling, elimination, guessing
@@ -25,6 +25,8 @@ BESIDE = 3
 """At most so many published rows under one of ours."""
 HEADLINE = {"instance 2", "instance 10", "step 1", "step 10"}
 """Places that stand for a method measured by instance or by gradient step."""
+FEW = 3
+"""Methods of a setting that `headline` shows."""
 BY_PLACE = "instance|group|step"
 
 
@@ -52,7 +54,7 @@ def document(title: str, made: pd.DataFrame, table: pd.DataFrame, left_out: Mapp
 
 
 def headline(table: pd.DataFrame) -> str:
-    """One short table of a summary, without costs and reasons."""
+    """One short table of a summary: the best few of each setting, without costs and reasons."""
     by_place = table.loc[table["at"].isin(HEADLINE), ["task", "setting"]].drop_duplicates().apply(tuple, axis=1)
     rows = [
         {
@@ -68,8 +70,11 @@ def headline(table: pd.DataFrame) -> str:
             "source": cells.source(row.source, row.arxiv) if row.source else "",
             "same protocol": row.same_protocol,
         }
-        for row in rows_of(table)
-        if row.at in HEADLINE or (row.at == "" and (row.task, row.setting) not in set(by_place))
+        for row in _best(
+            row
+            for row in rows_of(table)
+            if row.at in HEADLINE or (row.at == "" and (row.task, row.setting) not in set(by_place))
+        )
     ]
     shown = cells.table(pd.DataFrame(rows), ("task", "setting", "method", "measure", "source", "same protocol")) + "\n"
     return shown + "".join(
@@ -77,6 +82,19 @@ def headline(table: pd.DataFrame) -> str:
         for why, text in legends.NOT_RANKED.items()
         if any(r["ours"].endswith(cells.APART[why]) for r in rows)
     )
+
+
+def _best(rows: Iterable[Any]) -> list[Any]:
+    """Of each setting and place the best few, those that are not ranked behind the others."""
+    places: dict[tuple[str, ...], list[Any]] = {}
+    for row in rows:
+        places.setdefault((row.task, row.setting, row.at), []).append(row)
+
+    def rank(row: Any) -> tuple[bool, float]:
+        higher = row.metric != "error" and getattr(registry.TASKS.entries.get(row.task), "higher_is_better", True)
+        return bool(row.apart), math.inf if math.isnan(row.mean) else -row.mean if higher else row.mean
+
+    return [row for group in places.values() for row in sorted(group, key=rank)[:FEW]]
 
 
 @dataclass

@@ -23,6 +23,8 @@ from bench.references import ceiling, elimination, guessing
 
 POINTS = 3
 """Fewer validations than this are no curve."""
+FAR = 1000
+"""What does not train and errs so many times less than the best point of any curve is named below the picture."""
 LEAST = 30
 """Where a seed has fewer answers than this, its accuracy by instance or age is noise and left out."""
 BANDS = (
@@ -84,7 +86,7 @@ def learning(made: pd.DataFrame, task: str) -> Chart | None:
     does not train is a dotted line at its test score.
     """
     own = _where(made[made["evaluation"] == ""], "curve", lambda c: len(_validated(c)) >= POINTS)
-    panels, rank = [], dict[str, float]()
+    panels, rank, below = [], dict[str, float](), set[str]()
     for setting, part in own.groupby("setting", sort=False):
         metric = part["metric"].iloc[0]
         percent, sign = metric in PERCENT, 1 if part["higher_is_better"].iloc[0] else -1
@@ -104,13 +106,16 @@ def learning(made: pd.DataFrame, task: str) -> Chart | None:
         ]
         untrained = made[(made["setting"] == setting) & (made["steps"] == 0) & (made["outcome"] == "ok")]
         for label, mean in untrained.groupby("label")["mean"].mean().items():
-            if mean > 0 or not log:
+            if log and mean <= max(least, 0) / FAR:
+                below.add(f"{label} (test)")
+            else:
                 marks.append(Mark(f"{label} (test)", (0, last), short([scale * mean] * 2)))
         name = str(setting) if own["setting"].nunique() > 1 else ""
         y_label = f"validation, {UNITS.get(metric, metric)}"
         panels.append(Panel(name, "training steps", y_label, lines, marks, log=log, percent=percent))
     note = "Thin: seeds; thick: their mean" + ", geometric" * any(p.log for p in panels) + "."
     note += " ×: a seed that diverged." if any(any(line.broken) for p in panels for line in p.lines) else ""
+    note += f" Far below all curves: {', '.join(sorted(below))}." if below else ""
     return _chart(f"{task}: learning", note, panels, rank)
 
 

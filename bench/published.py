@@ -292,10 +292,7 @@ def facts(spec: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, str]
         known["persistent"] = "yes"
     if "balanced" in trained:
         known["balanced"] = "yes" if parts["task"]["balanced"] else "no"
-    if method == "maml":
-        known |= _maml(known, task)
-    elif known.get("backbone") == "auto":
-        known["backbone"] = "conv4"
+    known |= _meant(known, spec)
     characters = CHARACTERS.get(str(trained.get("train_split", trained.get("split"))))
     if characters:
         known["train_characters"] = characters
@@ -315,15 +312,20 @@ def _late(method: str) -> dict[str, Any]:
     return late_defaults(cls) if cls else {}
 
 
-def _maml(known: Mapping[str, str], task: str) -> dict[str, str]:
-    """What its 0 and auto mean on a task."""
-    sinusoid = task == "sinusoid"
-    auto = {
-        "inner_lr": dict.fromkeys(("0", "0.0"), "0.01" if sinusoid else "0.4"),
-        "test_steps": {"0": "10" if sinusoid else "3"},
-        "backbone": {"auto": "mlp-40-40" if sinusoid else "conv4", "sinusoid": "mlp-40-40"},
-        "batchnorm": {text: "none" if sinusoid else text for text in ("support", "transductive")},
-    }
+def _meant(known: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
+    """What 0 and auto mean of a method on a task."""
+    method, fields, sinusoid = spec["method"]["name"], spec["method"]["fields"], spec["task"]["name"] == "sinusoid"
+    auto = {"backbone": {"auto": "mlp-256-64" if sinusoid else "conv4"}}
+    if method in ("maml", "cavia", "reptile"):
+        auto["backbone"] = {"auto": "mlp-40-40" if sinusoid else "conv4", "sinusoid": "mlp-40-40"}
+        auto["batchnorm"] = {text: "none" if sinusoid else text for text in ("support", "transductive")}
+    steps = known.get("inner_steps", "")
+    if method == "maml":
+        auto["inner_lr"] = dict.fromkeys(("0", "0.0"), "0.01" if sinusoid else "0.4")
+        auto["test_steps"] = {"0": steps if fields.get("rates", "fixed") != "fixed" else "10" if sinusoid else "3"}
+    if method == "cavia":
+        steps = {"0": "1" if sinusoid else "2"}.get(steps, steps)
+        auto |= {"inner_steps": {"0": steps}, "test_steps": {"0": steps}}
     return {name: meant.get(known[name], known[name]) for name, meant in auto.items() if name in known}
 
 

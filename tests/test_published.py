@@ -150,6 +150,15 @@ def test_what_is_tested_differs_from_what_was_trained_on() -> None:
     assert short.reasons == ("training steps 100 (paper 70,000)",)
 
 
+def test_what_cavia_leaves_to_the_task_is_its_recipe() -> None:
+    fields = {"batch": 25, "inner_lr": 1.0, "train_steps": 0, "eval_steps": 0, "backbone": "auto", "context": 0,
+              "batch_norm": "support", "lr": 0.001, "optimizer": "adam"}  # fmt: skip
+    cell = spec("cavia", "sinusoid", fields=fields, task_fields={"shot": 10}, budget={"steps": 50000})
+    (first, *_) = published.beside(cell, {"shot": 10}, "step 1")
+    assert (first.value, first.variant) == (0.19, "")
+    assert protocol_match(cell, first, {"shot": 10}).reasons == ()
+
+
 def test_batch_statistics_are_a_difference() -> None:
     finn = next(
         r for r in lookup("maml", "omniglot", way=5, shot=1) if r.source == "Finn et al. 2017" and not r.variant
