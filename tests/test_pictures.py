@@ -100,6 +100,18 @@ def test_learning_curves_are_seeds_and_their_geometric_mean() -> None:
     assert marks(panel)["chance (test)"].y == (84, 84)
 
 
+def test_what_errs_far_less_than_all_curves_does_not_flatten_them() -> None:
+    made = [scored(spec("maml", "sinusoid", fields={}), 0.3, metric="mse", curve=points([3.0, 1.0, 0.3]))]
+    made += [
+        scored(spec(name, "sinusoid", fields={}), mean, metric="mse") for name, mean in (("gp", 1e-14), ("cnp", 1e-3))
+    ]
+    for each in made[1:]:
+        each["spec"]["budget"]["steps"] = 0
+    chart = drawn(made, "sinusoid", "learning")
+    assert set(marks(chart.panels[0])) == {"cnp (test)"}
+    assert "Far below all curves: gp (test)." in chart.note
+
+
 def test_learning_curves_of_accuracy_are_in_percent() -> None:
     (panel,) = drawn(probed(methods=FEW), "paired-associates", "learning").panels
     assert panel.percent
