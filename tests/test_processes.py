@@ -77,7 +77,9 @@ def test_nothing_answers_better_than_the_posterior() -> None:
 def test_shown_nothing_a_gp_answers_its_prior() -> None:
     _, query = drawn(Sinusoid())
     empty = Examples(query.x[:, :0], query.y[:, :0])
-    mean, spread = GP().build(Sinusoid()).distribution(empty, query.x)  # type: ignore[attr-defined]
+    learner = GP().build(Sinusoid())
+    assert learner.distribution(empty, query.x) is None, "it has no noise, so that values shown would have no density"
+    mean, spread = learner.posterior(empty, query.x)  # type: ignore[operator]
     assert_close(mean, Sinusoid().mean(query.x.double())[..., None].float())
     assert_close(spread.double()[..., 0].square(), Sinusoid().covariance(query.x.double(), query.x.double())
                  .diagonal(dim1=1, dim2=2), rtol=1e-4, atol=1e-4)  # fmt: skip
