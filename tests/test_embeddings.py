@@ -21,7 +21,7 @@ from baselines.relation import Relation
 from baselines.siamese import Siamese
 from baselines.snail import SNAIL, TemporalConvolution
 from bench.api import BenchError, Episode, Examples, generator
-from bench.tasks.glyphs import Glyphs
+from bench.tasks.glyphs import Glyphs, GlyphsOnline
 from bench.tasks.sinusoid import Sinusoid
 
 TASK = Glyphs(way=3, shot=2, query=2, size=20)
@@ -261,3 +261,10 @@ def test_snail_sees_a_label_beside_its_image() -> None:
     assert not torch.allclose(
         learner(Examples(x, (y + 1) % 3), episode.query.x), learner(episode.support, episode.query.x)
     )
+
+
+def test_what_a_sequence_alone_cannot_normalise_is_refused() -> None:
+    task = GlyphsOnline(flat=False)
+    assert "set protonet.batch=16" in str(ProtoNet().unsuited(task))
+    assert ProtoNet(batch=2).unsuited(task) is ProtoNet(backbone="mlp").unsuited(task) is None
+    assert "dealt anew" in str(Siamese().unsuited(GlyphsOnline(flat=False, persistent=2)))

@@ -306,3 +306,14 @@ def test_learned_rates_are_for_the_steps_of_training() -> None:
     assert learner(SINUSOID, rates="each").eval_steps == 1
     assert learner(SINUSOID, rates="per-step", train_steps=3).eval_steps == 3
     assert learner(SINUSOID, rates="each", eval_steps=2).eval_steps == 2
+
+
+def test_the_loss_over_all_steps_ends_with_its_training_steps() -> None:
+    """After them it is that of the last step alone."""
+    net = learner(SINUSOID, multi_step=2, train_steps=3)
+    episode = SINUSOID.sample("train", 2, generator("multi-step"))
+    episode = Episode(*(Examples(e.x.to(next(net.parameters())), e.y.to(next(net.parameters()))) for e in episode))
+    early = [net.train().loss(episode, SINUSOID).item() for _ in range(2)]
+    last = SINUSOID.loss(net(episode.support, episode.query.x), episode.query.y).item()
+    assert early[0] != pytest.approx(last)
+    assert net.loss(episode, SINUSOID).item() == last == net.loss(episode, SINUSOID).item()
