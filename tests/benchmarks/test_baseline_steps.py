@@ -1,4 +1,8 @@
-"""Training steps of the baselines, beside the plain way to write them and learn2learn's (`make learn2learn`)."""
+"""Training steps of the baselines, beside the plain way to write them and learn2learn's.
+
+learn2learn is here twice: with our networks and memory, as methods of this project run it (`make learn2learn`), and as
+its users write it, in a Python of its own that `$BENCH_LEARN2LEARN_PYTHON` names.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from peers import peer
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -68,6 +73,14 @@ def by_learn2learn(benchmark: Any, method: TrainedMethod, task: Task) -> None:
     benchmark(step)
 
 
+def as_users_write_it(benchmark: Any, work: str) -> None:
+    """A row of the peer in a process of its own, with the memory that the system gives."""
+    with peer("learn2learn", work, str(torch.get_num_threads())) as (step, told):
+        name = f"learn2learn {benchmark.extra_info['name']}, as its users write it"
+        benchmark.extra_info.update(told, reference=True, name=name)
+        benchmark(step)
+
+
 @pytest.mark.benchmark(group=PROTONET)
 @pytest.mark.parametrize("plain", [False, True], ids=["ours", "plain"])
 @pytest.mark.parametrize("way", [20, 60])
@@ -81,6 +94,12 @@ def test_protonet(benchmark: Any, way: int, plain: bool) -> None:
 def test_protonet_of_learn2learn(benchmark: Any, way: int) -> None:
     """Its classifier, in the same space."""
     by_learn2learn(benchmark, LibraryProtoNet(), Glyphs(way=way, query=5))
+
+
+@pytest.mark.benchmark(group=PROTONET)
+@pytest.mark.parametrize("way", [60])
+def test_protonet_of_users_of_learn2learn(benchmark: Any, way: int) -> None:
+    as_users_write_it(benchmark, "protonet")
 
 
 @pytest.mark.benchmark(group=PRODUCT)
@@ -111,6 +130,13 @@ def test_maml_sinusoid_of_learn2learn(benchmark: Any, order: Any) -> None:
 @pytest.mark.parametrize("batch_norm", ["support", "transductive"])
 def test_maml_conv4_of_learn2learn(benchmark: Any, batch_norm: Any) -> None:
     by_learn2learn(benchmark, LibraryMAML(batch_norm=batch_norm), Glyphs(query=1))
+
+
+@pytest.mark.benchmark(group=CONV4)
+@pytest.mark.parametrize("batch_norm", ["transductive"])
+def test_maml_conv4_of_users_of_learn2learn(benchmark: Any, batch_norm: Any) -> None:
+    """Its own network and example, which normalise queries by the queries."""
+    as_users_write_it(benchmark, "maml")
 
 
 @pytest.mark.benchmark(group=SINUSOID)

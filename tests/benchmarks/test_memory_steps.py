@@ -12,19 +12,16 @@ clock times all. pytorch-ntm is in no registry, so it is not here.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from peers import peer
 from steps import TASK, compiled, no_scan, sized, training_step
 
 from bench import registry
 from bench.api import Backend, BenchError, TrainedMethod
 from bench.floors import floor, flops, least_traffic, products
 
-PEER = "BENCH_PEER_PYTHON"
 GROUP = "training step: batch 16, 50 steps of 400 pixels and 5 labels, LSTM 200, 128 slots of 40, 4 heads"
 PEER_SIZES = {"input": 405, "classes": 5, "hidden": 200, "batch": 16, "steps": 50, "slots": 128, "width": 40,
               "reads": 4, "k": 4}  # fmt: skip
@@ -94,35 +91,14 @@ def test_ntm_with_as_many_writes_as_reads(benchmark: Any) -> None:
     measure(benchmark, sized("ntm", writes=4), "ntm (writes=4)")
 
 
-@pytest.fixture
-def peer(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    """A peer that waits for lines, and what it told of itself."""
-    python = os.environ.get(PEER)
-    if not python:
-        pytest.skip(f"${PEER} names no Python that has the package dnc")
-    command = [python, __file__.replace("test_memory_steps", "peer_steps"), request.param, json.dumps(PEER_SIZES)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield process, json.loads(process.stdout.readline())
-        assert process.stdin is not None
-        process.stdin.close()
-
-
 @pytest.mark.benchmark(group=GROUP)
-@pytest.mark.parametrize("peer", ["SAM", "SDNC", "DNC"], indirect=True)
-def test_package_dnc(benchmark: Any, peer: tuple[subprocess.Popen[str], dict[str, Any]]) -> None:
+@pytest.mark.parametrize("network", ["SAM", "SDNC", "DNC"])
+def test_package_dnc(benchmark: Any, network: str) -> None:
     """Its sparse memories come first: what keeps them from being trained becomes a note of the last."""
-    process, told = peer
-    name = f"{str(process.args[2]).lower()} of the package dnc"  # type: ignore[index]
-    if "fails" in told:
-        FAILED.append(f"No row: {name} cannot be trained ({told['fails'].partition(': [')[0].splitlines()[0]}).")
-        pytest.skip(FAILED[-1])
-    assert process.stdin is not None
-    assert process.stdout is not None
-
-    def step() -> None:
-        print(file=process.stdin, flush=True)
-        assert process.stdout.readline() == "done\n"
-
-    benchmark.extra_info.update(name=name, reference=True, notes=FAILED, **told)
-    benchmark(step)
+    name = f"{network.lower()} of the package dnc"
+    with peer("dnc", network, json.dumps(PEER_SIZES)) as (step, told):
+        if "fails" in told:
+            FAILED.append(f"No row: {name} cannot be trained ({told['fails'].partition(': [')[0].splitlines()[0]}).")
+            pytest.skip(FAILED[-1])
+        benchmark.extra_info.update(name=name, reference=True, notes=FAILED, **told)
+        benchmark(step)

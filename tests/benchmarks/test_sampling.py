@@ -6,22 +6,19 @@ The drawings are made up, of Omniglot's number and size; nothing of the time dep
 from __future__ import annotations
 
 import functools
-import json
-import os
-import subprocess
+import statistics
+import timeit
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from peers import peer
 
 from bench.api import Split
 from bench.seeding import generator
 from bench.tasks.episodes import FewShotImages, Images, OnlineImages
-
-PEER = "BENCH_LEARN2LEARN_PYTHON"
 
 
 @functools.cache
@@ -63,14 +60,14 @@ def test_sampling(benchmark: Callable[..., Any], setting: str) -> None:
     benchmark.extra_info["episodes_per_s"] = round(batch / benchmark.stats.stats.median)  # type: ignore[attr-defined]
 
 
-@pytest.mark.skipif(PEER not in os.environ, reason=f"${PEER} names no Python that has learn2learn")
 def test_beside_learn2learn(benchmark: Callable[..., Any]) -> None:
     """Our 5-way 5-shot 15-query episodes, 16 in a batch, beside learn2learn's sampler, in one run on one thread."""
-    script = Path(__file__).parent / "peer_sampling.py"
-    done = subprocess.run([os.environ[PEER], script], capture_output=True, text=True, check=True)
-    peer = json.loads(done.stdout.splitlines()[-1])
     task, batch = SETTINGS["5-way 5-shot 15-query x 16"]
-    benchmark(task.sample, "train", batch, generator("benchmark"))
-    ours = batch / benchmark.stats.stats.median  # type: ignore[attr-defined]
-    theirs, packages = round(peer["episodes_per_s"]), {"learn2learn": peer["version"]}
-    benchmark.extra_info.update(packages=packages, episodes_per_s=round(ours), learn2learn_episodes_per_s=theirs)  # type: ignore[attr-defined]
+    with peer("learn2learn", "sampling", "1") as (sample, told):
+        seconds = timeit.repeat(sample, number=1, repeat=500)
+        benchmark(task.sample, "train", batch, generator("benchmark"))
+    benchmark.extra_info.update(  # type: ignore[attr-defined]
+        told,
+        episodes_per_s=round(batch / benchmark.stats.stats.median),  # type: ignore[attr-defined]
+        learn2learn_episodes_per_s=round(1 / statistics.median(seconds)),
+    )
