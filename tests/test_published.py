@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from synthetic import spec
 
+from baselines.cavia import CAVIA
+from baselines.maml import MAML
 from bench import data, published
 from bench.errors import BenchError
 from bench.published import lookup, protocol_match, rows
+from bench.tasks.glyphs import Glyphs
+from bench.tasks.sinusoid import Sinusoid
 
 ANCHORS = [
     ("maml", "sinusoid", {"shot": 5, "adapt_steps": 1}, "Finn et al. 2017", 0.67),
@@ -157,6 +163,18 @@ def test_what_cavia_leaves_to_the_task_is_its_recipe() -> None:
     (first, *_) = published.beside(cell, {"shot": 10}, "step 1")
     assert (first.value, first.variant) == (0.19, "")
     assert protocol_match(cell, first, {"shot": 10}).reasons == ()
+
+
+@pytest.mark.parametrize(("name", "task"), [("sinusoid", Sinusoid()), ("omniglot", Glyphs())])
+@pytest.mark.parametrize("method", [MAML(), MAML(rates="each", train_steps=2), MAML(eval_steps=7), CAVIA()])
+def test_what_zero_means_is_what_a_learner_does(method: Any, name: str, task: Any) -> None:
+    learner = method.build(task)
+    known = published.facts(spec(method.name, name, fields=asdict(method)), {})
+    assert (int(known["inner_steps"]), int(known["test_steps"])) == (learner.train_steps, learner.eval_steps)
+    if method.name == "maml":
+        assert all((torch.as_tensor(rate) == float(known["inner_lr"])).all() for rate in learner.rates)
+    network = method.backbone_for(task)
+    assert known["backbone"] == {"sinusoid": "mlp-40-40"}.get(network, network)
 
 
 def test_batch_statistics_are_a_difference() -> None:
