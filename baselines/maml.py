@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from baselines.adaptation import AdaptingLearner, AdaptingMethod, joint
 from baselines.batched import BatchedNet, Weights, answers
-from bench.api import Episode, Examples, Learner, Task, method, option
+from bench.api import BenchError, Episode, Examples, Learner, Task, method, option
 
 
 class MAMLLearner(AdaptingLearner):
@@ -210,6 +210,12 @@ class MAML(AdaptingMethod):
     multi_step: int = option(
         0, "training steps in which queries are scored after earlier steps too, less and less; 0: none", late=True
     )
+
+    def check(self) -> None:
+        """Refuse a recipe that cannot train."""
+        super().check()
+        if self.inner_lr < 0:
+            raise BenchError(f"maml.inner_lr must not be negative, but is {self.inner_lr:g}; 0 takes the task's")
 
     def build(self, task: Task) -> MAMLLearner:
         """A fresh learner; see `Method.build`."""

@@ -55,6 +55,8 @@ class R2D2(EmbeddingMethod):
         super().check()
         if self.ridge <= 0:
             raise BenchError(f"r2d2.ridge must be above 0, not {self.ridge:g}")
+        if self.scale < 0:
+            raise BenchError(f"r2d2.scale must not be negative, but is {self.scale:g}; 0 takes the task's")
 
     def build(self, task: Task) -> R2D2Learner:
         """A fresh learner; see `Method.build`."""

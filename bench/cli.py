@@ -226,7 +226,7 @@ def run(
     executors.named(executor)
     chosen = partial(grid.plan, suite, method or (), task or (), seeds, setting or (), steps)
     plan = running.planned(chosen) if dry_run else chosen()
-    cells = grid.shard(plan.cells, shard) if shard else plan.cells
+    cells = plan.cells if shard is None else grid.shard(plan.cells, shard)
     request = running.Request(
         suite, cells, plan.notes, results, workers, threads, device, training.backend_of(backend), executor, stack,
         picture,

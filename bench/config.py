@@ -20,7 +20,13 @@ WHOLE, NUMBER, TEXT, TRUTH, NONE, MISSING = (int,), (int, float), (str,), (bool,
 PLAIN = NUMBER + TEXT + TRUTH + NONE
 """Shapes of values without parts; see `misfit`."""
 INFINITE = frozenset({math.inf, -math.inf})
+LARGEST = 10**9
+"""Largest whole number that a field may have: what is larger is a slip of the hand, and no machine could do it."""
 _BOOLEANS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
+
+
+class TooLarge(ValueError):
+    """A whole number above `LARGEST`."""
 
 
 def canonical(value: Any, indent: int | None = None) -> str:
@@ -100,6 +106,8 @@ def convert(cls: type, key: str, value: Any) -> Any:
         raise BenchError(unknown(f"field of {owner}", key, names))
     try:
         return _convert(hints[key], value)
+    except TooLarge:
+        raise BenchError(f"{owner}.{key} must be at most {LARGEST:,}") from None
     except (ValueError, TypeError, KeyError, OverflowError):
         raise BenchError(f"{owner}.{key} must be {describe(hints[key])}, not {reprlib.repr(value)}") from None
 
@@ -132,7 +140,10 @@ def _convert(kind: Any, value: Any) -> Any:
     if kind is int:
         if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
             raise ValueError
-        return int(value)
+        whole = int(value)
+        if abs(whole) > LARGEST:
+            raise TooLarge
+        return whole
     if kind is float:
         if isinstance(value, bool):
             raise ValueError

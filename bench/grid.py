@@ -50,7 +50,8 @@ class Budget:
 
     def validation_steps(self) -> list[int]:
         """Steps (counted from 1) after which validation runs."""
-        return sorted({max(1, self.steps * (i + 1) // self.validations) for i in range(self.validations)})
+        count = min(self.validations, self.steps)  # more would fall on the same steps
+        return sorted({max(1, self.steps * (i + 1) // count) for i in range(count)})
 
 
 @dataclass(frozen=True)

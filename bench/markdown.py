@@ -228,8 +228,11 @@ def _wide(section: pd.DataFrame, made: pd.DataFrame, costs: bool) -> list[str]:
 
 
 def _other_seeds(cell: Any, first: Any) -> str:
-    """How many seeds are behind a cell, where that is not what the table's column says."""
-    return f" ({cell.n_seeds} seeds)" if cell.n_seeds not in (0, first.n_seeds) else ""
+    """How many seeds are behind a cell, and how many diverged, where that is not what the table's column says."""
+    lost = {*_numbers(cell.diverged)} - {*_numbers(first.diverged)}
+    if not lost and cell.n_seeds in (0, first.n_seeds):
+        return ""
+    return f" ({cell.n_seeds} seed{'s' * (cell.n_seeds != 1)}{f', {len(lost)} diverged' * bool(lost)})"
 
 
 def _beside(made: pd.DataFrame, names: Mapping[str, str], notes: Notes) -> list[dict[str, str]]:

@@ -86,8 +86,7 @@ def survey(folder: Path, layout: Layout) -> Source:
     lists = {name: sorted(images, key=_natural) for part in parts for name, images in part.items()}
     for name in layout.names:
         if len(lists[name]) != layout.each or len({*lists[name]}) != layout.each:
-            held = len({*lists[name]})
-            raise BenchError(f"{folder} holds {held} images of class {name} instead of {layout.each}; get it anew")
+            raise BenchError(f"{folder} {_held(lists[name], name, layout.each)}; get it anew")
     return lists
 
 
@@ -102,7 +101,7 @@ def _listed(folder: Path, part: str) -> Lists:
     path, lists = _there(folder / f"{part}.csv"), dict[str, list[Path]]()
     present = {entry.name for entry in os.scandir(folder / "images")} if (folder / "images").is_dir() else set()
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [(str(row["label"]), str(row["filename"])) for row in csv.DictReader(file)]
     except (ValueError, KeyError, csv.Error) as error:
         raise BenchError(f"{path} is no list of images with the columns filename and label; get it anew") from error
@@ -192,8 +191,15 @@ def _rows(path: Path, name: str, rows: Any, each: int, count: int) -> np.ndarray
     if not isinstance(rows, (list, tuple)) or not all(type(row) is int and 0 <= row < count for row in rows):
         raise BenchError(f"{path} does not say which of its {count} images are of class {name}; get it anew")
     if len({*rows}) != each or len(rows) != each:
-        raise BenchError(f"{path} holds {len({*rows})} images of class {name} instead of {each}; get it anew")
+        raise BenchError(f"{path} {_held(rows, name, each)}; get it anew")
     return np.array(rows, np.int64)
+
+
+def _held(images: Sequence[Any], name: str, each: int) -> str:
+    """What is wrong with the images of a class that are not so many different ones."""
+    if len({*images}) == len(images) or len({*images}) != each:
+        return f"holds {len({*images})} images of class {name} instead of {each}"
+    return f"names an image of class {name} twice"
 
 
 def _image(path: Path, side: int) -> Pixels:

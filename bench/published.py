@@ -35,7 +35,15 @@ MEASURED = {
     "polarity": "polarity",
 }
 """Protocol columns that say what is measured, with their names in a sentence."""
-FORM = {"metric_fn": "distance", "backbone": "backbone", "order": "order of gradients"}
+FORM = {
+    "metric_fn": "distance",
+    "backbone": "backbone",
+    "order": "order of gradients",
+    "full_context": "full-context embeddings",
+    "context": "context parameters",
+    "features": "features",
+    "head": "last layer",
+}
 """Those that tell a method's variants apart."""
 RECIPE = {
     "batchnorm": "BatchNorm",
@@ -75,7 +83,12 @@ CONSTANTS: dict[str, dict[str, str]] = {
 }
 """Facts of our tasks that are not fields."""
 KIN: dict[str, tuple[tuple[dict[str, str], str], ...]] = {
-    "maml": (({"adapts": "head"}, "anil"), ({"rates": "each"}, "meta-sgd"), ({"rates": "per-step"}, "maml++")),
+    "maml": (
+        ({"adapts": "head"}, "anil"),
+        ({"adapts": "body"}, "boil"),
+        ({"rates": "each"}, "meta-sgd"),
+        ({"rates": "per-step"}, "maml++"),
+    ),
     "finetune": (({"head": "linear"}, "baseline"), ({"head": "cosine"}, "baseline++")),
     "r2d2": (({"backbone": "resnet12"}, "metaoptnet"),),
 }
@@ -90,6 +103,10 @@ FIELDS = {
     "backbone": ("method.backbone", "method.encoder"),
     "batchnorm": ("method.batch_norm",),
     "order": ("method.order",),
+    "full_context": ("method.reads",),
+    "context": ("method.context",),
+    "features": ("method.features",),
+    "head": ("method.head",),
     "write_value": ("method.write_value",),
     "head_slots": ("method.head_slots",),
     "erase": ("method.erase",),
@@ -249,12 +266,13 @@ def beside(spec: Mapping[str, Any], setting: Mapping[str, Any], at: str = "") ->
 
 
 def closest(spec: Mapping[str, Any], found: list[Published], setting: Mapping[str, Any]) -> list[Published]:
-    """The rows in order of likeness: form of the method, by its authors, measurement, main form, protocol."""
+    """The rows in order of likeness: form of the method, by its authors, measurement, main form, what agrees."""
     ours = facts(spec, setting)
 
     def rank(row: Published) -> tuple[int, bool, int, bool, int]:
         differences = [len(_reasons(ours, row, columns)) for columns in (FORM, MEASURED, COMPARED)]
-        return differences[0], row.by_others, differences[1], bool(row.variant), differences[2]
+        unstated = sum(name in ours and name not in row.protocol for name in COMPARED)
+        return differences[0], row.by_others, differences[1], bool(row.variant), differences[2] + unstated
 
     return sorted(found, key=rank)
 
@@ -316,9 +334,12 @@ def _meant(known: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
     """What 0 and auto mean of a method on a task."""
     method, fields, sinusoid = spec["method"]["name"], spec["method"]["fields"], spec["task"]["name"] == "sinusoid"
     auto = {"backbone": {"auto": "mlp-256-64" if sinusoid else "conv4"}}
+    if method == "matching" and "full_context" in known:
+        auto["full_context"] = {known["full_context"]: "no" if known["full_context"] == "0" else "yes"}
     if method in ("maml", "cavia", "reptile"):
         auto["backbone"] = {"auto": "mlp-40-40" if sinusoid else "conv4", "sinusoid": "mlp-40-40"}
-        auto["batchnorm"] = {text: "none" if sinusoid else text for text in ("support", "transductive")}
+        norms = {"support": "inductive", "transductive": "transductive"}
+        auto["batchnorm"] = {text: "none" if sinusoid else norm for text, norm in norms.items()}
     steps = known.get("inner_steps", "")
     if method == "maml":
         auto["inner_lr"] = dict.fromkeys(("0", "0.0"), "0.01" if sinusoid else "0.4")
@@ -326,7 +347,9 @@ def _meant(known: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
     if method == "cavia":
         steps = {"0": "1" if sinusoid else "2"}.get(steps, steps)
         auto |= {"inner_steps": {"0": steps}, "test_steps": {"0": steps}}
-    return {name: meant.get(known[name], known[name]) for name, meant in auto.items() if name in known}
+        auto["context"] = {"0": "5" if sinusoid else "100"}
+    known = dict(known) | ({"head": "ridge"} if method == "r2d2" else {})
+    return known | {name: meant.get(known[name], known[name]) for name, meant in auto.items() if name in known}
 
 
 def _reasons(ours: Mapping[str, str], row: Published, columns: Mapping[str, str]) -> list[str]:

@@ -17,6 +17,7 @@ from bench.executor import Outcome
 from bench.grid import Cell
 from bench.interface import context_for
 from bench.records import Record
+from bench.training import Context
 
 DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 NAMED = 10
@@ -76,9 +77,17 @@ def planned(plan: Callable[..., grid.Plan]) -> grid.Plan:
         return replace(offline, notes=[*offline.notes, str(problem)])
 
 
+def _context(request: Request) -> Context:
+    return context_for(
+        request.results, request.executor, request.workers, request.threads, request.device, request.backend,
+        request.stack,
+    )  # fmt: skip
+
+
 def dry_run(request: Request, as_json: bool) -> tuple[int, dict[str, Any]]:
     """Print the cells and what is recorded; run nothing."""
     out = views.console(stderr=as_json)
+    _context(replace(request, device="cpu"))  # what a run would refuse, this does; its device may be elsewhere
     store = look_up(request.results, request.cells)
     _say_notes(request, store)
     made = views.table("id", "method", "task", "seed", "recorded", right=("seed",))
@@ -93,10 +102,7 @@ def dry_run(request: Request, as_json: bool) -> tuple[int, dict[str, Any]]:
 def run(request: Request, as_json: bool) -> tuple[int, dict[str, Any]]:
     """Run what is not recorded; the exit code, and the call as data."""
     out, err = views.console(stderr=as_json), views.console(stderr=True)
-    context = context_for(
-        request.results, request.executor, request.workers, request.threads, request.device, request.backend,
-        request.stack,
-    )  # fmt: skip
+    context = _context(request)
     store = look_up(request.results, request.cells)
     _say_notes(request, store)
     out.print(f"{_cells(len(request.cells))}: {len(store.recorded)} recorded already, {len(store.pending)} to run")

@@ -150,8 +150,8 @@ def scores_of(rows: pd.DataFrame, at: str = "") -> dict[int, float]:
         part = _part(scores, at)
         if part and part["mean"] is not None:  # a setting that diverged may have scores after fewer steps
             found[int(seed)] = shown(metric, part["mean"])
-        elif outcome == "diverged":
-            found[int(seed)] = math.nan
+        elif outcome == "diverged" or (at.startswith("step ") and scores.get("by_step")):
+            found[int(seed)] = math.nan  # scores after other steps, and none that is finite after these
     return found
 
 

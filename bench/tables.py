@@ -87,7 +87,6 @@ def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[di
         "method": method,
         "label": group["label"].iloc[0],
         "metric": metric,
-        "diverged": _joined(group.loc[group["outcome"] == "diverged", "seed"]),
         "missing": _joined(group.loc[group["outcome"] == "missing", "seed"]),
         **_solved(group),
         **{key: ok[key].mean() for key in ("params", "train_s", "ms_step", "cpu_ms_step")},
@@ -95,20 +94,24 @@ def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[di
     }
     spec, fields = group["spec"].iloc[0], group["fields"].iloc[0]
     whole, beside = memory_tables.ablation(spec) == "none", apart(spec, fields)
-    failed = dict.fromkeys(group.loc[group["outcome"] == "diverged", "seed"], math.nan)
+    failed = group["outcome"] == "diverged"
     rows = []
     scale = 100 if metric in PERCENT else 1
     sure = [scores["nll"]["mean"] for scores in ok["scores"] if "nll" in scores]
     for at, there, values, errors, count in _places(task, metric, group[["outcome", "seed", "scores"]]):
         found = published.beside(spec, fields, at) if whole else []
         match = published.protocol_match(spec, found[0], fields) if found else None
+        lost = group.loc[
+            failed | (_stepped(group) & ~group["seed"].isin(there["seed"]) & at.startswith("step")), "seed"
+        ]
         rows.append({
             **shared,
+            "diverged": _joined(lost),
             "at": at,
             "standing": "",
             "apart": beside,
             "competes": whole and not beside,
-            "by_seed": failed | dict(zip(there["seed"], values, strict=True)),
+            "by_seed": dict.fromkeys(lost, math.nan) | dict(zip(there["seed"], values, strict=True)),
             "n_seeds": there["seed"].nunique(),
             "seeds": _joined(there["seed"]),
             "mean": float(np.mean(values)) if values else math.nan,
@@ -198,6 +201,11 @@ def _places(
             there = ok[np.array([len(s["per_episode"]) > run for s in ok["scores"]], bool)]
             errors = [[shown(metric, v) for v in s["per_episode"][run::RUNS]] for s in there["scores"]]
             yield f"run {run + 1}", there, [float(np.mean(e)) for e in errors], [], None
+
+
+def _stepped(group: pd.DataFrame) -> pd.Series[bool]:
+    """Which records have scores by step: where one has none after a step that others have, it is not finite there."""
+    return group["scores"].map(lambda scores: bool(scores.get("by_step")))
 
 
 def _instance(scores: Mapping[str, Any], k: int) -> float | None:

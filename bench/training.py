@@ -59,6 +59,10 @@ class Context:
     """Seeds at once, of methods that can train several in one pass: results are the same but for rounding."""
 
 
+NOTES = ("best_step", "best_score", "loss_sum", "loss_steps", "train_s", "train_cpu_s", "curve", "resumed", "stacked")
+"""What a checkpoint keeps of `Training` as JSON."""
+
+
 @dataclass
 class Training:
     """All that changes while a cell trains; a checkpoint is this and nothing more."""
@@ -80,14 +84,13 @@ class Training:
     """Backends that have been at work, before a resumption too."""
     resumed: list[dict[str, Any]] = field(default_factory=list)
     """Where training was taken up again, and by which code."""
+    stacked: int = 1
+    """The most cells that took a step side by side, before a resumption too."""
 
     def state(self) -> dict[str, Any]:
         """As a checkpoint holds it."""
         assert self.optimiser is not None
-        notes = {
-            k: getattr(self, k)
-            for k in ("best_step", "best_score", "loss_sum", "loss_steps", "train_s", "train_cpu_s", "curve", "resumed")
-        } | {"ran": sorted({*self.ran, *self.learner.ran})}
+        notes = {k: getattr(self, k) for k in NOTES} | {"ran": sorted({*self.ran, *self.learner.ran})}
         return {
             "learner": self.learner.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -117,11 +120,15 @@ class Asked(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """Its loss, and what it cost; the learner's parameters have their gradients, unless the loss is not finite."""
+    """Its loss, what it cost, and of how many cells the step was taken side by side.
+
+    The learner's parameters have their gradients, unless the loss is not finite.
+    """
 
     loss: float
     seconds: float
     cpu_seconds: float
+    together: int
 
 
 Running = Generator[Asked, Answered, records.Record]
@@ -150,7 +157,7 @@ def run_stack(cells: Sequence[Cell], context: Context) -> list[records.Record]:
         torch.backends.cudnn.allow_tf32 = False  # records say float32, and convolutions are to mean it
     done: dict[int, records.Record] = {}
     with torch.random.fork_rng(devices=[]):
-        running = {i: _run(cell, context, len(cells)) for i, cell in enumerate(cells)}
+        running = {i: _run(cell, context) for i, cell in enumerate(cells)}
         answers: dict[int, Any] = dict.fromkeys(running)  # the first is None: it starts the cell
         try:
             while running:
@@ -187,7 +194,7 @@ def _gradients(asked: Sequence[Asked]) -> list[Answered]:
     if finite := [loss for loss, value in zip(losses, values, strict=True) if math.isfinite(value)]:
         (finite[0] if len(finite) == 1 else torch.stack(finite).sum()).backward()
     spent, cpu_spent = time.monotonic() - began, time.process_time() - cpu_began
-    return [Answered(value, spent / len(asked), cpu_spent / len(asked)) for value in values]
+    return [Answered(value, spent / len(asked), cpu_spent / len(asked), len(asked)) for value in values]
 
 
 def _form(asked: Asked) -> list[torch.Size]:
@@ -199,8 +206,8 @@ def _step_seed(asked: Asked) -> int:
     return torch_seed("step", asked.cell.seed, asked.step)
 
 
-def _run(cell: Cell, context: Context, together: int) -> Running:
-    """One cell, which asks for the gradients of its training steps. together: cells that run in one pass."""
+def _run(cell: Cell, context: Context) -> Running:
+    """One cell, which asks for the gradients of its training steps."""
     started = _now()
     cell.method.check_packages()
     environment.reset_peak_memory(context.device)
@@ -251,7 +258,7 @@ def _run(cell: Cell, context: Context, together: int) -> Running:
         env=env
         | ({"backend": " and ".join(sorted(ran))} if ran else {})
         | ({"resumed": training.resumed} if training.resumed else {})
-        | ({"stacked": together} if together > 1 else {}),
+        | ({"stacked": training.stacked} if training.stacked > 1 else {}),
         started=started,
         finished=_now(),
     )
@@ -327,7 +334,13 @@ def _train(
         learner.train()
         optimiser.zero_grad()
         seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu_began
-        answered = yield Asked(cell, learner, episode, now, step)
+        before = [buffer.clone() for buffer in learner.buffers()]
+        try:
+            answered = yield Asked(cell, learner, episode, now, step)
+        except Interrupted:  # in the middle of a step: what its forward pass has followed is followed again
+            for buffer, kept in zip(learner.buffers(), before, strict=True):
+                buffer.copy_(kept)
+            raise
         began, cpu_began = time.monotonic(), time.process_time()
         value = answered.loss
         if not math.isfinite(value):
@@ -341,6 +354,7 @@ def _train(
         training.step += 1
         training.loss_sum += value
         training.loss_steps += 1
+        training.stacked = max(training.stacked, answered.together)
         training.train_s += seconds + answered.seconds + time.monotonic() - began
         training.train_cpu_s += cpu_seconds + answered.cpu_seconds + time.process_time() - cpu_began
         context.report(Progress(cell.id, "training", training.step, budget.steps, value))

@@ -165,6 +165,8 @@ def test_reptile_s_rate_falls_in_a_line() -> None:
     assert Reptile(lr=1.0).rate(10**6) == 1
     with pytest.raises(BenchError, match="inner_lr must be above 0"):
         Reptile(inner_lr=0.0).check()
+    with pytest.raises(BenchError, match="inner_lr must not be negative"):
+        MAML(inner_lr=-1.0).check()
 
 
 # CAVIA

@@ -33,17 +33,18 @@ class Sample:
 
 plain_text = st.text(st.characters(codec="utf-8", exclude_characters="+\x00"), min_size=1)
 finite = st.floats(allow_nan=False, allow_infinity=False)
+whole = st.integers(-config.LARGEST, config.LARGEST)
 samples = st.builds(
     Sample,
-    count=st.integers(),
+    count=whole,
     rate=finite,
     on=st.booleans(),
     text=st.text(),
     mode=st.sampled_from(["slow", "fast", 3]),
-    sizes=st.lists(st.integers()).map(tuple),
+    sizes=st.lists(whole).map(tuple),
     rates=st.lists(finite).map(tuple),
     names=st.lists(plain_text).map(tuple),
-    new=st.integers(),
+    new=whole,
 )
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | finite | st.text(),

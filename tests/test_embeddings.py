@@ -90,13 +90,14 @@ def test_backbones_refuse_what_they_cannot_read() -> None:
 # Matching
 
 
-def test_matching_is_the_loop_of_its_definition() -> None:
-    learner, episode = learner_of(Matching()), drawn()
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_matching_is_the_loop_of_its_definition(scale: float) -> None:
+    learner, episode = learner_of(Matching(scale=scale)), drawn()
     shown, _, asked = embedded(learner, episode)
     answer = learner(episode.support, episode.query.x)
     for b in range(2):
         for q in range(asked.shape[1]):
-            similar = torch.stack([F.cosine_similarity(asked[b, q], s, 0) for s in shown[b]])
+            similar = scale * torch.stack([F.cosine_similarity(asked[b, q], s, 0) for s in shown[b]])
             weights = similar.exp() / similar.exp().sum()
             for way in range(3):
                 expected = sum(w for w, y in zip(weights, episode.support.y[b], strict=True) if y == way)
@@ -192,6 +193,8 @@ def test_r2d2_regresses_values() -> None:
 def test_r2d2_refuses_a_system_that_may_have_no_solution() -> None:
     with pytest.raises(BenchError, match="ridge must be above 0"):
         R2D2(ridge=0.0).check()
+    with pytest.raises(BenchError, match=r"scale must not be negative, but is -5"):
+        R2D2(scale=-5.0).check()
 
 
 # Siamese

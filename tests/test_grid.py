@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from bench import grid, registry
 from bench.api import MissingData, Task
+from bench.config import LARGEST
 from bench.errors import BenchError, Unsuited
 from bench.grid import Budget, Cell
 
@@ -339,7 +340,7 @@ def test_what_cannot_matter_does_not_change_the_id(monkeypatch: pytest.MonkeyPat
     assert ids("toy-net") == blind
 
 
-@given(st.integers(1, 500), st.integers(0, 50))
+@given(st.integers(1, 500), st.integers(0, 50) | st.just(10**9))
 def test_validations_are_spread_and_end_at_the_last_step(steps: int, validations: int) -> None:
     points = Budget(steps=steps, validations=validations).validation_steps()
     assert len(points) == min(steps, validations)
@@ -362,14 +363,14 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
     method=st.builds(
         ToyNet,
         lr=st.floats(0, exclude_min=True, allow_infinity=False),
-        batch=st.integers(1),
-        sizes=st.lists(st.integers(), max_size=3).map(tuple),
+        batch=st.integers(1, LARGEST),
+        sizes=st.lists(st.integers(-LARGEST, LARGEST), max_size=3).map(tuple),
         notes=st.lists(words, max_size=3).map(tuple),
         mode=st.text(st.characters(codec="utf-8", exclude_characters="\x00")),
         flag=st.booleans(),
         optimizer=st.sampled_from(["adam", "rmsprop"]),
     )
-    | st.builds(ToyNearest, width=st.integers()),
+    | st.builds(ToyNearest, width=st.integers(-LARGEST, LARGEST)),
     task=st.builds(
         Toy,
         way=st.integers(1, 9),

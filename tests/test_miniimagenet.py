@@ -99,6 +99,14 @@ def test_what_the_script_of_finn_leaves_behind(tmp_path: Path) -> None:
     miniimagenet.load(folder, SMALL)
 
 
+def test_a_list_that_a_spreadsheet_saved(tmp_path: Path) -> None:
+    """It puts a mark of the encoding before the first column."""
+    folder = as_lists(tmp_path / "copy", photos())
+    for path in folder.glob("*.csv"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    miniimagenet.load(folder, SMALL)
+
+
 def test_content_tells_a_pixel(tmp_path: Path) -> None:
     made = {name: images.copy() for name, images in photos().items()}
     made["n06"][7, 3, 3, 1] ^= 1
@@ -243,6 +251,8 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "listed image": ("lists", without("images/n0300000004.png"), r"lacks 1 of .* val\.csv lists, such as 'n03"),
     "unlisted class": ("lists", listing("train", ",n05", ",n02"), r"lacks 1 of 6 classes \(train: n05\)"),
     "listed twice": ("lists", listing("val", "n0300000004", "n0300000005"), "holds 11 images of class n03"),
+    "listed once more": ("lists", listing("val", "n0300000004.png,n03\n", "n0300000004.png,n03\n" * 2),
+                         "names an image of class n03 twice; get it anew"),
     "listed too few": ("lists", listing("val", "n0300000004.png,n03\n", ""), "11 images of class n03 instead of 12"),
     "listed elsewhere": ("lists", listing("val", "n0300000004", "../images/n0300000004"), "lacks 1 of the images"),
     "listed absolutely": ("lists", listing("val", "n0300000004", "/images/n0300000004"), "lacks 1 of the images"),
@@ -265,6 +275,7 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "strange class": ("pickles", grouping(n09=[0]), "has a class 'n09' in val"),
     "too few": ("pickles", grouping(n03=list(range(11))), "holds 11 images of class n03 instead of 12"),
     "one twice": ("pickles", grouping(n03=[0, *range(11)]), "holds 11 images of class n03 instead of 12"),
+    "one once more": ("pickles", grouping(n03=[0, *range(12)]), "names an image of class n03 twice"),
     "beyond the end": ("pickles", grouping(n03=list(range(1, 13))), "does not say which of its 12 images are of"),
     "before the start": ("pickles", grouping(n03=list(range(-1, 11))), "does not say which"),
     "fractions": ("pickles", grouping(n03=[float(k) for k in range(12)]), "does not say which"),
@@ -519,7 +530,19 @@ def test_suite_is_planned_where_the_data_are_missing(capsys: pytest.CaptureFixtu
     assert "0 recorded" in out
     assert "there is no miniimagenet in" in err
     cells = grid.plan("miniimagenet", offline=True).cells
-    assert {cell.method.name for cell in cells} == {"protonet", "maml", "cavia", "pixel-knn", "chance"}
+    known = {
+        "protonet",
+        "maml",
+        "cavia",
+        "reptile",
+        "r2d2",
+        "relation",
+        "matching",
+        "finetune",
+        "simpleshot",
+        "deep-knn",
+    }
+    assert {cell.method.name for cell in cells} == known | {"pixel-knn", "chance"}
     assert {cell.task.shot for cell in cells if cell.method.name == "maml"} == {1, 5}
 
 

@@ -165,6 +165,41 @@ def test_what_cavia_leaves_to_the_task_is_its_recipe() -> None:
     assert protocol_match(cell, first, {"shot": 10}).reasons == ()
 
 
+@pytest.mark.parametrize(
+    ("method", "task", "setting", "fields", "value"),
+    [
+        ("maml", "sinusoid", {"shot": 10}, {"order": "first"}, None),
+        ("maml", "sinusoid", {"shot": 10}, {"adapts": "body"}, None),
+        ("maml", "omniglot", {"way": 20, "shot": 1}, {"adapts": "head"}, 96.2),
+        ("cavia", "sinusoid", {"shot": 10}, {"context": 2}, 0.21),
+        ("cavia", "sinusoid", {"shot": 10}, {"context": 0}, 0.19),
+        ("matching", "miniimagenet", {"way": 5, "shot": 5}, {"reads": 5}, 55.31),
+        ("matching", "miniimagenet", {"way": 5, "shot": 5}, {"reads": 0}, 51.09),
+        ("r2d2", "miniimagenet", {"way": 5, "shot": 1}, {"backbone": "resnet12"}, 53.23),
+        ("reptile", "omniglot", {"way": 5, "shot": 1}, {"batch_norm": "support"}, 95.39),
+    ],
+)
+def test_a_variant_stands_beside_its_own_figure(
+    method: str, task: str, setting: dict[str, Any], fields: dict[str, Any], value: float | None
+) -> None:
+    """None: nobody has published its own, and the nearest is said to be of another form."""
+    at = "step 1" if task == "sinusoid" else ""
+    cell = spec(method, "omniglot" if task == "miniimagenet" else task, fields=fields, task_fields=setting)
+    cell["task"]["name"] = task
+    found = published.beside(cell, cell["task"]["fields"] | setting, at)
+    if value is None:
+        assert all(set(protocol_match(cell, row, setting).reasons) for row in found)
+    else:
+        assert found[0].value == value
+
+
+def test_other_features_are_a_difference() -> None:
+    row = lookup("deep-knn", "omniglot-online", way=5, instance=2, labels="string")[0]
+    for features, differ in (("classifier", True), ("autoencoder", False)):
+        match = protocol_match(spec("deep-knn", "omniglot-online", fields={"features": features}), row)
+        assert (f"features {features} (paper autoencoder)" in match.reasons) == differ
+
+
 @pytest.mark.parametrize(("name", "task"), [("sinusoid", Sinusoid()), ("omniglot", Glyphs())])
 @pytest.mark.parametrize("method", [MAML(), MAML(rates="each", train_steps=2), MAML(eval_steps=7), CAVIA()])
 def test_what_zero_means_is_what_a_learner_does(method: Any, name: str, task: Any) -> None:
@@ -184,7 +219,7 @@ def test_batch_statistics_are_a_difference() -> None:
     found = {}
     for mode in ("support", "transductive"):
         found[mode] = protocol_match(spec("maml", "omniglot", fields={"batch_norm": mode}), finn).reasons
-    assert "BatchNorm support (paper transductive)" in found["support"]
+    assert "BatchNorm inductive (paper transductive)" in found["support"]
     assert not any("BatchNorm" in reason for reason in found["transductive"])
 
 

@@ -89,6 +89,13 @@ def test_losses_and_gradients_are_those_of_each_alone(form: str, task: Task) -> 
         assert all(g is None or not g.any() for g in reached), "a loss depends on its own learner alone"
 
 
+def test_a_record_says_how_many_ran_also_where_the_last_steps_were_taken_alone() -> None:
+    with store() as context:
+        with pytest.raises(Interrupted):
+            run_stack(cells(), replace(context, stopping=StopAt(9)))
+        assert [run_cell(cell, context).env.get("stacked") for cell in cells()] == [3, 3, 3]
+
+
 def test_what_cannot_be_joined_is_computed_one_by_one() -> None:
     episodes: list[Any] = []
     assert MAML(multi_step=5).losses([], episodes, Sinusoid()) is None

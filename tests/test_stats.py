@@ -411,6 +411,17 @@ def test_scores_of_a_place_leave_out_seeds_without_it() -> None:
     assert scores_of(rows, "instance 11") == {}
 
 
+def test_a_seed_without_a_finite_score_after_a_step_is_not_left_out() -> None:
+    made = [
+        record(cell, evaluation(cell, [0.6], by_step=by_step({1: [0.6]} | ({5: [0.1]} if seed else {}))))
+        for seed in range(3)
+        for cell in [spec("maml", "sinusoid", seed, fields={})]
+    ]
+    late = scores_of(frame(made), "step 5")
+    assert math.isnan(late.pop(0))
+    assert late == {1: 0.1, 2: 0.1}
+
+
 # ------------------------------------------------------------------------------------------------------------ published
 
 

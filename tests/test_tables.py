@@ -509,3 +509,16 @@ def test_tiny_and_huge_numbers_have_an_exponent() -> None:
     assert plus_minus(3.306e-14, 8.6e-16, "mse") == "3.306e-14 ± 8.6e-16"
     assert plus_minus(-9.4426781, 4.1e-7, "nll") == "-9.44267810 ± 4.1e-07"
     assert [number(value, "mse") for value in (3.3e-14, 2e-4, 0.0)] == ["3.30e-14", "0.000200", "0.00"]
+
+
+def test_seeds_that_are_not_finite_after_a_step_are_counted_there() -> None:
+    made = [
+        record(cell, evaluation(cell, [0.6 + seed / 100], by_step=by_step({1: [0.6 + seed / 100]} | late)))
+        for seed in range(4)
+        for late in [{5: [9.0 + seed]} if seed < 2 else {}]
+        for cell in [spec("maml", "sinusoid", seed, fields={})]
+    ]
+    table = summary(frame(made)).set_index("at")
+    assert list(table.loc[["", "step 1", "step 5"], "diverged"]) == ["", "", "2 3"]
+    assert list(table.loc[["", "step 1", "step 5"], "n_seeds"]) == [4, 4, 2]
+    assert " (2 seeds, 2 diverged)" in render(made, "x")["x.md"]

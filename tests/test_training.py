@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import multiprocessing
@@ -22,9 +23,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bench import checkpoints, executor, grid, records, registry
+from baselines.maml import MAML
+from baselines.protonet import ProtoNet
+from baselines.simpleshot import SimpleShot
+from bench import checkpoints, executor, grid, records, registry, training
 from bench.api import BenchError, Episode, Examples, Learner, Method, Task, TrainedMethod, Unsuited, option
 from bench.grid import Budget, Cell
+from bench.tasks.glyphs import Glyphs
 from bench.training import Context, Interrupted, Progress, device_of, run_cell
 
 BUDGET = Budget(steps=6, validations=3, val_episodes=12, test_episodes=12)
@@ -126,6 +131,39 @@ def test_resume_from_a_checkpoint_on_time_equals_uninterrupted(step: int) -> Non
         expected, resumed = run_cell(cell, whole), run_cell(cell, parts)
         assert resumed.result == expected.result
         same_bits(final(parts, cell), final(whole, cell), "final.pt")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [ProtoNet(batch=1), SimpleShot(batch=8), MAML(batch=2, multi_step=5, train_steps=2), ToyNet()],
+    ids=lambda method: method.name,
+)
+def test_cut_off_in_the_middle_of_a_step_equals_uninterrupted(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows the forward passes, as running averages do, has not followed the lost one when it is made again."""
+    task = Toy() if isinstance(method, ToyNet) else Glyphs(size=16, query=2)
+    cell, gradients, moved = cell_of(method, task), training._gradients, []
+
+    def cut(asked: Any) -> Any:
+        if not moved and asked[0].step == 3:
+            before = copy.deepcopy(asked[0].learner)
+            gradients(asked)
+            now = zip(before.buffers(), asked[0].learner.buffers(), strict=True)
+            moved.append(any(not a.equal(b) for a, b in now))
+            raise KeyboardInterrupt
+        return gradients(asked)
+
+    with store() as whole, store() as parts:
+        expected = run_cell(cell, whole)
+        monkeypatch.setattr(training, "_gradients", cut)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(cell, parts)
+        saved = checkpoints.latest(parts.results, cell.id)
+        assert saved is not None
+        assert saved["step"] == 3
+        resumed = run_cell(cell, parts)
+        assert without_numbers_of_the_machine(resumed) == without_numbers_of_the_machine(expected)
+        same_bits(final(parts, cell), final(whole, cell), "final.pt")
+    assert moved == [any(True for _ in method.build(task).buffers())]
 
 
 def test_the_last_two_checkpoints_are_kept_and_none_of_a_finished_cell() -> None:
