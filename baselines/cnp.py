@@ -63,7 +63,7 @@ class CNP(TrainedMethod):
     heads above 0 reads the support by attention from where the query is, as the deterministic path of attentive neural
     processes; there is no latent path. The authors' networks have 3 to 4 layers of 128 units and train 200,000 steps of
     16 to 64 functions with Adam at 1e-4 to 1e-3, on supports of any size; here they have the task's, shot, also where
-    it is tested with other sizes.
+    it is tested with other sizes. The likelihood is that of the queries; theirs has the support's values in it too.
     """
 
     batch: int = option(25, "functions per training step")

@@ -216,6 +216,8 @@ class MAML(AdaptingMethod):
         super().check()
         if self.inner_lr < 0:
             raise BenchError(f"maml.inner_lr must not be negative, but is {self.inner_lr:g}; 0 takes the task's")
+        if self.multi_step and not self.train_steps:
+            raise BenchError("maml.multi_step scores queries after each of train_steps, and there are none")
 
     def build(self, task: Task) -> MAMLLearner:
         """A fresh learner; see `Method.build`."""

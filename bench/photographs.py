@@ -213,7 +213,13 @@ def _image(path: Path, side: int) -> Pixels:
 
 
 def _fitted(image: Image.Image, side: int) -> Pixels:
-    """An image of any size and kind as [3, side, side]."""
+    """An image of any size and kind as [3, side, side].
+
+    Raises:
+        ValueError: more than eight bits a channel, which Pillow would cut off.
+    """
+    if image.mode[0] in "IF":
+        raise ValueError(f"its pixels are not of eight bits: Pillow's mode {image.mode}")
     image = image.convert("RGB")
     if image.size != (side, side):
         image = image.resize((side, side), Image.Resampling.LANCZOS)

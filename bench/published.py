@@ -93,6 +93,8 @@ KIN: dict[str, tuple[tuple[dict[str, str], str], ...]] = {
     "r2d2": (({"backbone": "resnet12"}, "metaoptnet"),),
 }
 """Names that papers have for a method of ours with certain fields; the first that fits counts."""
+CLASSIFIERS = ("finetune", "simpleshot", "deep-knn")
+"""Methods of ours that train on all classes at once: their training has no way and no shot."""
 CHARACTERS = {"vinyals": "1028", "random1200": "1080", "background": "964"}
 """Characters that we train on; in the papers the 172 or 120 that validate are among 1200 to train on."""
 FIELDS = {
@@ -315,7 +317,7 @@ def facts(spec: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, str]
     if characters:
         known["train_characters"] = characters
     for name, key in (("train_way", "way"), ("train_shot", "shot")):
-        if trained.get(name) or trained.get(key):
+        if method not in CLASSIFIERS and (trained.get(name) or trained.get(key)):
             known[name] = str(trained.get(name) or trained[key])
     known["select"] = "validation" if spec["budget"].get("select") == "best" else "nothing (last step)"
     if not spec["budget"]["steps"]:

@@ -167,6 +167,8 @@ def test_reptile_s_rate_falls_in_a_line() -> None:
         Reptile(inner_lr=0.0).check()
     with pytest.raises(BenchError, match="inner_lr must not be negative"):
         MAML(inner_lr=-1.0).check()
+    with pytest.raises(BenchError, match="there are none"):
+        MAML(multi_step=2, train_steps=0).check()
 
 
 # CAVIA

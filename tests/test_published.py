@@ -223,6 +223,12 @@ def test_batch_statistics_are_a_difference() -> None:
     assert not any("BatchNorm" in reason for reason in found["transductive"])
 
 
+def test_a_classifier_s_training_has_no_way() -> None:
+    for method, ways in (("finetune", False), ("simpleshot", False), ("protonet", True)):
+        known = published.facts(spec(method, "omniglot", fields={}), {})
+        assert ("train_way" in known, "train_shot" in known, "lr" in known) == (ways, ways, True)
+
+
 def test_methods_that_do_not_train_are_not_compared_in_training() -> None:
     row = lookup("pixel-knn", "omniglot", way=5, shot=1)[0]
     cell = spec("pixel-knn", "omniglot")
