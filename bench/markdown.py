@@ -201,10 +201,12 @@ def _wide(section: pd.DataFrame, made: pd.DataFrame, costs: bool) -> list[str]:
     places = ["", *sorted(set(there.index[there]) - {""}, key=_index)]
     grouped = any(at.startswith("group") for at in places)
     names = {at: _heading(at) for at in places}
+    steps, silent = {at for at in places if at.startswith("step")}, False
     rows: list[dict[str, str]] = []
     for method, group in section.groupby("method", sort=False):
         found = {row.at: row for row in rows_of(group)}
         first = found[""]
+        silent |= 0 < len(steps & found.keys()) < len(steps)
         rows.append(
             {"method": first.label}
             | {names[at]: cells.marked(cell) + _other_seeds(cell, first) for at, cell in found.items() if at in names}
@@ -224,7 +226,8 @@ def _wide(section: pd.DataFrame, made: pd.DataFrame, costs: bool) -> list[str]:
     ]
     shown = pd.DataFrame(rows, columns=columns, dtype=object).fillna("")
     measure = WORDS.get(metric, metric).capitalize()
-    return [f"{measure}:", cells.table(shown, ("method", "same protocol")), *notes.lines()]
+    empty = ["No figure after some steps: no seed has a finite one there, or the method does not tell it."] * silent
+    return [f"{measure}:", cells.table(shown, ("method", "same protocol")), *empty, *notes.lines()]
 
 
 def _other_seeds(cell: Any, first: Any) -> str:

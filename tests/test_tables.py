@@ -521,4 +521,9 @@ def test_seeds_that_are_not_finite_after_a_step_are_counted_there() -> None:
     table = summary(frame(made)).set_index("at")
     assert list(table.loc[["", "step 1", "step 5"], "diverged"]) == ["", "", "2 3"]
     assert list(table.loc[["", "step 1", "step 5"], "n_seeds"]) == [4, 4, 2]
-    assert " (2 seeds, 2 diverged)" in render(made, "x")["x.md"]
+    text = render(made, "x")["x.md"]
+    assert " (2 seeds, 2 diverged)" in text
+    assert "No figure after some steps" not in text
+    cell = spec("maml", "sinusoid", 0, fields={"order": "first"})
+    made.append(record(cell, evaluation(cell, [0.5], by_step=by_step({1: [0.5]}))))
+    assert "No figure after some steps" in render(made, "x")["x.md"]
