@@ -36,11 +36,11 @@ class AdaptingLearner(Learner):
 
     def adapt(self, support: Examples, steps: int) -> Iterator[Any]:
         """What answers after 0, 1, ... steps. An empty support leaves it as it is."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no adapt")
 
     def answer(self, adapted: Any, support: Examples, query_x: Tensor, step: int) -> Tensor:
         """Predictions of what has been adapted by so many steps: [batch, n_query, n_out]."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no answer")
 
     def forward(self, support: Examples, query_x: Tensor) -> Tensor:
         """Adapt to the support, then answer; the number of steps depends on the mode."""

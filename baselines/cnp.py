@@ -76,7 +76,7 @@ class CNP(TrainedMethod):
         super().check()
         refuse_below_one(self, "size", "layers")
         if self.heads and self.size % self.heads:
-            raise BenchError(f"cnp.size must be a multiple of heads, and {self.size} is none of {self.heads}")
+            raise BenchError(f"cnp.heads must divide cnp.size, and {self.heads} does not divide {self.size}")
 
     def build(self, task: Task) -> CNPLearner:
         """A fresh learner; see `Method.build`."""

@@ -28,7 +28,7 @@ class EmbeddingLearner(Learner):
         shown: [batch, n, size], labels: [batch, n, y_size] encoded, asked: [batch, m, size]. Returns [batch, m, n_out].
         There may be nothing shown.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no compare")
 
     def forward(self, support: Examples, query_x: Tensor) -> Tensor:
         """Embed all at once, then compare. In training BatchNorm sees support and queries of all episodes."""

@@ -91,12 +91,12 @@ class Task:
     @property
     def x_shape(self) -> tuple[int, ...]:
         """Shape of one input."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no x_shape")
 
     @property
     def n_out(self) -> int:
         """Width of a prediction: the number of classes (way), or of output values."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no n_out")
 
     @property
     def y_size(self) -> int:
@@ -128,7 +128,7 @@ class Task:
 
     def sample(self, split: Split, batch: int, rng: Generator) -> Episode:
         """Draw a batch of episodes; all randomness comes from rng."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no sample")
 
     def training(self) -> Task:
         """The task whose episodes training uses: this one unless training way, shot or query differ."""
@@ -168,7 +168,7 @@ class Task:
 
         x: [1, count, *x_shape]; y: [1, count] int64 in 0..classes(split)-1. Only for tasks that have `classes`.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no pool")
 
     def episodes(self, split: Split, count: int, seed: int) -> Iterator[Episode]:
         """Evaluation episodes in chunks: fresh for each seed, the same for every method and training setting."""
@@ -245,7 +245,7 @@ class Method:
         Its parameters must not depend on more of the task than they need: a learner is rebuilt for each setting of
         `task.evaluations()` and given the trained parameters, which is possible only where their shapes agree.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no build")
 
     def check(self) -> None:
         """Refuse fields that make no sense; cheap.
@@ -358,7 +358,7 @@ class Learner(nn.Module):
         query_x: [batch, n_query, *x_shape]. Returns [batch, n_query, n_out] (logits or values). Queries do not see
         one another. With an empty support (n = 0) the learner answers with its prior.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def stream(self, x: Tensor, y: Tensor) -> Tensor:
         """Answer a sequence online: out[:, t] sees x[:, :t+1] and y[:, :t] alone.
@@ -464,11 +464,11 @@ class Memory(nn.Module, Generic[State]):
 
     def initial_state(self, batch: int, like: Tensor) -> State:
         """The state before the first step, with `like`'s dtype and device."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no initial_state")
 
     def forward(self, interface: Tensor, state: State) -> tuple[Tensor, State]:
         """One step. interface: [batch, interface_size]. Returns what was read, [batch, read_size], and the state."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def addresses(self, interface: Tensor, state: State) -> Addresses | None:
         """Where a step from this state would read and write; None for a memory that has no addresses."""

@@ -172,7 +172,9 @@ def list_(
     one += [views.suite(what)] if what in suites() or what.endswith(".toml") else []
     if not one:
         known = [*kinds, *(name for reg in described for name in reg.entries), *suites()]
-        raise BenchError(registry.unknown("method, task, op or suite", what, known, "bench list"))
+        raise BenchError(
+            registry.known_as(what) or registry.unknown("method, task, op or suite", what, known, "bench list")
+        )
     if as_json:
         _json(one[0] if len(one) == 1 else one)
         return

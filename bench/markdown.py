@@ -55,7 +55,8 @@ def document(title: str, made: pd.DataFrame, table: pd.DataFrame, left_out: Mapp
 
 def headline(table: pd.DataFrame) -> str:
     """One short table of a summary: the best few of each setting, without costs and reasons."""
-    by_place = table.loc[table["at"].isin(HEADLINE), ["task", "setting"]].drop_duplicates().apply(tuple, axis=1)
+    names = ["task", "setting", "method"]
+    by_place = {*table.loc[table["at"].isin(HEADLINE), names].itertuples(index=False, name=None)}
     rows = [
         {
             "task": row.task,
@@ -73,7 +74,7 @@ def headline(table: pd.DataFrame) -> str:
         for row in _best(
             row
             for row in rows_of(table)
-            if row.at in HEADLINE or (row.at == "" and (row.task, row.setting) not in set(by_place))
+            if row.at in HEADLINE or (row.at == "" and (row.task, row.setting, row.method) not in by_place)
         )
     ]
     shown = cells.table(pd.DataFrame(rows), ("task", "setting", "method", "measure", "source", "same protocol")) + "\n"

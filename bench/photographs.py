@@ -206,6 +206,8 @@ def _image(path: Path, side: int) -> Pixels:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if not path.is_file():  # to open a pipe is to wait for ever
+                raise ValueError("it is no regular file")
             with Image.open(path, formats=["JPEG", "PNG"]) as image:
                 return _fitted(image, side)
     except _DAMAGE as error:

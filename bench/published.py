@@ -33,6 +33,7 @@ MEASURED = {
     "balanced": "balanced draws",
     "persistent": "memory kept between episodes",
     "polarity": "polarity",
+    "waves": "what is drawn of a wave",
 }
 """Protocol columns that say what is measured, with their names in a sentence."""
 FORM = {
@@ -43,6 +44,7 @@ FORM = {
     "context": "context parameters",
     "features": "features",
     "head": "last layer",
+    "transform": "transformation of features",
 }
 """Those that tell a method's variants apart."""
 RECIPE = {
@@ -80,6 +82,7 @@ CONSTANTS: dict[str, dict[str, str]] = {
     "omniglot-online": {"persistent": "no"},
     "lake": {"split": "lake", "augmentation": "none"},
     "miniimagenet": {"split": "ravi", "augmentation": "none"},
+    "sinusoid": {"waves": "amplitude and phase"},
 }
 """Facts of our tasks that are not fields."""
 KIN: dict[str, tuple[tuple[dict[str, str], str], ...]] = {
@@ -109,6 +112,7 @@ FIELDS = {
     "context": ("method.context",),
     "features": ("method.features",),
     "head": ("method.head",),
+    "transform": ("method.transform",),
     "write_value": ("method.write_value",),
     "head_slots": ("method.head_slots",),
     "erase": ("method.erase",),

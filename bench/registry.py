@@ -198,8 +198,21 @@ def get(registry: Registry, name: str) -> type[Any]:
     """
     load()
     if name not in registry.entries:
-        raise BenchError(unknown(registry.kind, name, registry.entries, f"bench list {registry.kind}s"))
+        kin = known_as(name) if registry is METHODS else ""
+        raise BenchError(kin or unknown(registry.kind, name, registry.entries, f"bench list {registry.kind}s"))
     return registry.entries[name]
+
+
+def known_as(name: str) -> str:
+    """The sentence for a name that papers have for a form of a method that is registered; empty for others."""
+    from bench.published import KIN
+
+    for method, kin in KIN.items():
+        for values, told in kin:
+            if told == name.lower():
+                form = " ".join(f"--set {method}.{key}={value}" for key, value in values.items())
+                return f"{name} is a form of {method}: bench run -m {method} {form}"
+    return ""
 
 
 def match(registry: Registry, pattern: str) -> list[str]:
@@ -220,9 +233,9 @@ def match(registry: Registry, pattern: str) -> list[str]:
 
 def unknown(kind: str, name: str, known: Iterable[str], listing: str = "") -> str:
     """The sentence for a name that does not exist, with did-you-mean."""
-    known = sorted(known)
+    known = sorted({*known})
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if near:
         return f"there is no {kind} '{name}'; did you mean {' or '.join(near)}?"
     where = f" (`{listing}` describes them)" if listing else ""
-    return f"there is no {kind} '{name}'; there are: {', '.join(known)}{where}"
+    return f"there is no {kind} '{name}'; " + (f"there are: {', '.join(known)}{where}" if known else "there is none")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import combinations
 from typing import Any
@@ -167,16 +167,21 @@ def _of_task(made: pd.DataFrame, task: str | None) -> pd.DataFrame:
 
 
 def _forms(section: pd.DataFrame, name: str, made: pd.DataFrame) -> list[str]:
-    """The methods of a section that a name means: the one called so, or those registered so."""
+    """The methods of a section that a name means: the one called so, those registered so, those with its fields."""
+    fits = next((set(section["method"][fit]) for fit in _called(section, name) if fit.any()), set())
+    if not fits and not any(fit.any() for fit in _called(made, name)):
+        raise BenchError(unknown("recorded method", name, made["method_name"]))
+    return sorted(fits)
+
+
+def _called(rows: pd.DataFrame, name: str) -> Iterator[pd.Series[bool]]:
+    """Which rows a name means, the closest reading first; "maml (adapts=head)" is any with that field."""
     for column in ("method", "label", "method_name"):
-        fits = sorted(set(section.loc[section[column] == name, "method"]))
-        if fits:
-            return fits
-    if not any((made[column] == name).any() for column in ("method", "label")):
-        known = set(made["method_name"])
-        if name not in known:
-            raise BenchError(unknown("recorded method", name, known))
-    return []
+        yield rows[column] == name
+    method, _, rest = name.removesuffix(")").partition(" (")
+    wanted = {*rest.split(", ")}
+    fields = rows["spec"].map(lambda spec: {f"{key}={value}" for key, value in spec["method"]["fields"].items()})
+    yield (rows["method_name"] == method) & fields.map(lambda known: bool(rest) and wanted <= known)
 
 
 def template(rows: pd.DataFrame, at: str = "", failures: Failures = "excluded",

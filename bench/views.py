@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import math
 import os
+import re
 import shlex
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -74,7 +75,8 @@ def entry(reg: registry.Registry, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "kind": reg.kind,
-        "summary": _summary(cls),
+        "summary": _paragraphs(cls)[0],
+        "description": _paragraphs(cls)[1:],
         "source": cls.source,
         "origin": reg.origins.get(name, ""),
         "version": cls.version,
@@ -116,7 +118,7 @@ def entries_table(title: str, entries: Sequence[Mapping[str, Any]]) -> Table:
 def print_entry(out: Console, e: Mapping[str, Any]) -> None:
     """A method or task with its fields: what --set takes."""
     out.print(f"{e['kind']} {e['name']}, version {e['version']}", style="bold")
-    for line in (e["summary"], e["source"] and f"source: {e['source']}", f"from: {e['origin']}"):
+    for line in (e["summary"], *e["description"], e["source"] and f"source: {e['source']}", f"from: {e['origin']}"):
         if line:
             out.print(line)
     fields_table = table("--set", "default", "type", "what")
@@ -189,7 +191,16 @@ def half_width(per_episode: Sequence[float]) -> float | None:
 
 def results_table(rows: Sequence[tuple[Record, str]], failed: Sequence[tuple[Mapping[str, Any], str, str]]) -> Table:
     """What a run touched: records with their outcome, then failed cells as (spec, outcome, id)."""
-    made = table("method", "task", "seed", "score", "outcome", "seconds", "id", right=("seed", "score", "seconds"))
+    made = table(
+        "method",
+        "task",
+        "seed",
+        "score ± over episodes",
+        "outcome",
+        "seconds",
+        "id",
+        right=("seed", "score ± over episodes", "seconds"),
+    )
     for record, outcome in rows:
         method, task = names(record.spec)
         seconds = f"{record.cost['train_s'] + record.cost['eval_s']:.1f}"
@@ -328,10 +339,12 @@ def _value(key: str, value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _summary(cls: type[Any]) -> str:
+def _paragraphs(cls: type[Any]) -> list[str]:
+    """Of a docstring, each in one line unless it is a list; at least one."""
     text = inspect.cleandoc(cls.__doc__ or "")
     # A dataclass without a docstring is given its signature for one.
-    return "" if text.startswith(f"{cls.__name__}(") else text.split("\n\n")[0].replace("\n", " ")
+    parts = [""] if text.startswith(f"{cls.__name__}(") else text.split("\n\n")
+    return [re.sub(r"\n(?!- )\s*", " ", part) for part in parts]
 
 
 def _name_of(item: Any) -> str:

@@ -43,11 +43,11 @@ class Controller(nn.Module):
 
     def initial_state(self, batch: int, like: Tensor) -> tuple[Any, ...]:
         """The state before the first step, with `like`'s dtype and device."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no initial_state")
 
     def forward(self, projected: Tensor, read: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One step. projected: one step of `project`; read: [batch, read_size]. Returns h [batch, size], state."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
 
 
 class LSTMController(Controller):

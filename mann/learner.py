@@ -68,14 +68,14 @@ class SequenceLearner(Learner):
 
     def initial_state(self, batch: int, like: Tensor) -> Any:
         """The state before the first step, with `like`'s dtype and device."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no initial_state")
 
     def run(self, x: Tensor, label: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Run a sequence. x: [batch, time, *x_shape]; label: the labels shown, [batch, time, y_size].
 
         Returns predictions [batch, time, n_out] and the state after the last step.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no run")
 
     def stream(self, x: Tensor, y: Tensor) -> Tensor:
         """Answer a sequence in one pass; see `Learner.stream`."""
@@ -202,7 +202,7 @@ class MemoryMethod(TrainedMethod):
 
     def memory(self, task: Task) -> Memory[Any]:
         """A fresh memory."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no memory")
 
     def build(self, task: Task) -> MemoryLearner:
         """A fresh learner; see `Method.build`."""

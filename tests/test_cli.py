@@ -14,6 +14,7 @@ from shell import QUICK, TOYS, bench, end, refused, results_of, shell, start, to
 
 from bench import completion, live, registry, views
 from bench.grid import suites
+from bench.published import KIN
 from bench.training import Progress
 
 pytestmark = pytest.mark.usefixtures("toys")
@@ -70,6 +71,16 @@ def test_list_names_everything_with_source_and_origin(capsys: pytest.CaptureFixt
     shown = bench(capsys, "list", "methods").out
     assert all(name in shown for name in registry.METHODS.entries)
     assert "plug-points" not in shown
+
+
+def test_names_of_papers_are_known_as_forms_of_a_method(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (("list", "ANIL"), ("run", "-m", "ANIL", "-t", "glyphs")):
+        refused(bench(capsys, *command), "ANIL is a form of maml: bench run -m maml --set maml.adapts=head")
+    assert "MAML++" in bench(capsys, "list", "maml").out
+    for kin in KIN.values():
+        for _, told in kin:
+            if told not in registry.METHODS.entries:
+                assert "is a form of" in registry.known_as(told)
 
 
 def test_list_one_shows_what_set_takes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -246,6 +247,8 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "empty image": ("folders", having("val/n03/n03_2.png", b""), r"n03_2\.png is no whole image"),
     "bomb": ("folders", having("val/n03/n03_2.png", BOMB), r"n03_2\.png is no whole image"),
     "other format": ("folders", lambda f: Image.new("RGB", (9, 9)).save(f / "val/n03/n03_2.png", "GIF"), "no whole"),
+    "pipe": ("folders", lambda f: ((f / "val/n03/n03_2.png").unlink(), os.mkfifo(f / "val/n03/n03_2.png")),
+             "no regular file"),
     "sixteen bits": ("folders", lambda f: Image.new("I;16", (9, 9)).save(f / "val/n03/n03_2.png"), "not of eight bits"),
     "list": ("lists", without("val.csv"), r"no val\.csv in .*copy"),
     "images": ("lists", without("images"), "images lacks 36 of the images that train.csv lists"),

@@ -397,6 +397,19 @@ def test_several_forms_of_a_method_must_be_named() -> None:
     assert found.verdict == "equivalent"
 
 
+def test_some_of_its_fields_name_a_form() -> None:
+    made = frame([
+        scored(spec("mann", "omniglot-online", s, fields={"slots": n, "gate": "none"}), 0.7)
+        for s in range(3) for n in (8, 16)
+    ])  # fmt: skip
+    (found,) = compare(made, "mann (slots=8)", "mann (gate=none, slots=16)")
+    assert {found.a, found.b} == {"mann (slots=8)", "mann (slots=16)"}
+    with pytest.raises(BenchError, match="several forms"):
+        compare(made, "mann (gate=none)", "mann (slots=8)")
+    with pytest.raises(BenchError, match="no recorded method 'mann \\(slots=9\\)'"):
+        compare(made, "mann (slots=9)", "mann (slots=8)")
+
+
 def test_nothing_to_compare_is_one_sentence() -> None:
     with pytest.raises(BenchError, match="there are no records to compare"):
         compare(frame([]), "mann", "lstm")

@@ -432,6 +432,15 @@ def test_the_headline_has_the_best_three_of_each_place() -> None:
     assert [row[3] for row in rows if "10 steps" in row[2]] == ["a", "b", "c"]
 
 
+def test_the_headline_has_what_takes_no_steps_beside_what_does() -> None:
+    steps, plain = spec("maml", "sinusoid", fields={}), spec("cnp", "sinusoid", fields={})
+    made = [record(steps, evaluation(steps, [0.5], by_step=by_step({1: [0.5], 10: [0.4]}))), scored(plain, 0.01, 1.0)]
+    rows = [[cell.strip() for cell in line.split("|")] for line in tables.headline(made).splitlines()[2:]]
+    assert {(row[2], row[3]) for row in rows if len(row) > 3} == {
+        ("10-shot, 1 step", "maml"), ("10-shot, 10 steps", "maml"), ("10-shot", "cnp"),
+    }  # fmt: skip
+
+
 def test_the_headline_counts_what_diverged() -> None:
     made = [scored(spec("protonet", "omniglot", s, fields={}), 0.97) for s in range(3)]
     made += [record(spec("protonet", "omniglot", s, fields={})) for s in (3, 4)]
