@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,11 +14,25 @@ from bench.api import BenchError, Episode, Examples, Learner, Task, method, opti
 from mann.learner import refuse_below_one
 
 DECAY, EPSILON = 0.999, 1e-8
-"""Of Adam within a task; its β₁ is 0, as in the authors' code."""
+"""Of Adam, whose β₁ is 0, as in the authors' code."""
+
+
+class Adapted(NamedTuple):
+    """Weights and Adam's mean squares after some steps, [tasks, *shape] each, and the mean loss of each peer before."""
+
+    weights: Weights
+    squares: Weights
+    losses: Tensor
 
 
 class ReptileLearner(AdaptingLearner):
-    """An initialisation near which each task is solved; adaptation is Adam on a few examples at a time."""
+    """An initialisation near which each task is solved; adaptation is Adam on a few examples at a time.
+
+    Adam knows the size of gradients from all tasks before: begun anew, its first step would move each weight as far as
+    any other.
+    """
+
+    taken: Tensor
 
     def __init__(self, config: Reptile, task: Task) -> None:
         super().__init__()
@@ -26,10 +40,17 @@ class ReptileLearner(AdaptingLearner):
         self.task = task
         self.train_steps, self.eval_steps = config.train_steps, config.eval_steps
         self.net = BatchedNet(config.backbone_for(task), task.x_shape, task.n_out, config.batch_norm != "none")
+        for i, weight in enumerate(self.net.weights):
+            self.register_buffer(f"square_{i}", torch.zeros_like(weight))
+        self.register_buffer("taken", torch.zeros((), dtype=torch.int64))
 
-    def answer(self, adapted: tuple[Weights, Tensor], support: Examples, query_x: Tensor, step: int) -> Tensor:
+    def squares(self) -> list[Tensor]:
+        """Adam's mean squares of the gradients of each weight, over all steps of training; `taken` of them."""
+        return [getattr(self, f"square_{i}") for i in range(len(self.net.weights))]
+
+    def answer(self, adapted: Adapted, support: Examples, query_x: Tensor, step: int) -> Tensor:
         """Predictions of adapted weights, the queries normalised as the config says."""
-        return answers(self.net, adapted[0], support, query_x, self.config.batch_norm != "transductive")
+        return answers(self.net, adapted.weights, support, query_x, self.config.batch_norm != "transductive")
 
     def loss(self, episode: Episode, task: Task) -> Tensor:
         """The loss along the way, with the gradient of Reptile: start minus mean end (Nichol et al. 2018, algorithm 2).
@@ -46,26 +67,31 @@ class ReptileLearner(AdaptingLearner):
         )
         with torch.no_grad():
             path = list(self.adapt(shown, self.config.train_steps))
-        along = torch.stack([losses for _, losses in path[1:]]).mean(0)
-        ends = zip(*(end.chunk(len(episodes)) for end in path[-1][0]), strict=True)
+        along = torch.stack([adapted.losses for adapted in path[1:]]).mean(0)
+        ends = zip(*(end.chunk(len(episodes)) for end in path[-1].weights), strict=True)
+        squares = zip(*(end.chunk(len(episodes)) for end in path[-1].squares), strict=True)
         made = []
-        for learner, loss, end in zip(self.peers or (self,), along, ends, strict=True):
+        for learner, loss, end, last in zip(self.peers or (self,), along, ends, squares, strict=True):
+            for square, each in zip(learner.squares(), last, strict=True):
+                square.copy_(each.mean(0))
+            learner.taken += self.config.train_steps
             start = learner.net.weights
             pull = torch.stack([(w * (w - e.mean(0)).detach()).sum() for w, e in zip(start, end, strict=True)]).sum()
             made.append(loss + pull - pull.detach())
         return made
 
-    def adapt(self, support: Examples, steps: int) -> Iterator[tuple[Weights, Tensor]]:
-        """Weights after 0, 1, ... steps, and the mean losses of each peer before the last. No gradient flows back.
+    def adapt(self, support: Examples, steps: int) -> Iterator[Adapted]:
+        """What it is after 0, 1, ... steps. No gradient flows back.
 
         Each step sees the next `inner_batch` examples in the order of the support, again and again.
         """
         tasks, shown = support.x.shape[:2]
         peers = len(self.peers or (self,))
         weights: Weights = [weight.detach() for weight in self.of_tasks(lambda learner: learner.net.weights, tasks)]
-        squares: Weights = [torch.zeros_like(weight) for weight in weights]
+        squares: Weights = self.of_tasks(lambda learner: learner.squares(), tasks)
+        (taken,) = self.of_tasks(lambda learner: [learner.taken], tasks)
         losses = support.x.new_zeros(peers)
-        yield weights, losses
+        yield Adapted(weights, squares, losses)
         size = min(shown, self.config.inner_batch)
         for step in range(1, steps + 1):
             if shown:
@@ -79,11 +105,12 @@ class ReptileLearner(AdaptingLearner):
                     gradients = torch.autograd.grad(tasks // peers * losses.sum(), weights)
                 losses = losses.detach()
                 squares = [DECAY * s + (1 - DECAY) * g.square() for s, g in zip(squares, gradients, strict=True)]
+                known = (1 - DECAY ** (taken + step).to(support.x)).view(-1, 1, 1)  # 1 after many steps
                 weights = [
-                    (w - self.config.inner_lr * g / ((s / (1 - DECAY**step)).sqrt() + EPSILON)).detach()
+                    (w - self.config.inner_lr * g / ((s / known).sqrt() + EPSILON)).detach()
                     for w, g, s in zip(weights, gradients, squares, strict=True)
                 ]
-            yield weights, losses
+            yield Adapted(weights, squares, losses)
 
 
 @method("reptile", source="Nichol et al. 2018, arXiv:1803.02999")
@@ -95,10 +122,13 @@ class Reptile(AdaptingMethod):
     meta-steps lr 1 that fall to 0 over 100,000 and 200,000 training steps (anneal). Their figures come with and without
     transduction.
 
-    Deviations: Adam starts anew on each task, where theirs goes on from one to the next; its steps in evaluation take
-    as many examples as in training; an episode has its examples in a random order once, not anew every time round; its
-    conv4 takes the mean over places, where theirs keeps all four.
+    Adam's mean squares go on from task to task, into evaluation too. Deviations: those of a batch begin where the mean
+    of the batch before ended, not one where the other did; steps in evaluation take as many examples as in training; an
+    episode has its examples in a random order once, not anew every time round; conv4 takes the mean over places, where
+    theirs keeps all four.
     """
+
+    version = 2  # 1 began Adam anew on each task
 
     batch: int = option(5, "tasks per training step")
     optimizer: Literal["adam", "rmsprop", "sgd"] = option("sgd", "what follows Reptile's direction; sgd: as the paper")

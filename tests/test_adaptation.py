@@ -23,8 +23,8 @@ TASK = Glyphs(way=3, shot=2, query=2, size=20)
 WAVES = Sinusoid(shot=5, query=6)
 
 
-def drawn(task: Any, batch: int = 3) -> Episode:
-    episode = task.sample("train", batch, generator("adaptation"))
+def drawn(task: Any, batch: int = 3, seed: int = 0) -> Episode:
+    episode = task.sample("train", batch, generator("adaptation", seed))
     return Episode(*(Examples(e.x.double(), e.y.double() if e.y.is_floating_point() else e.y) for e in episode))
 
 
@@ -127,7 +127,7 @@ def test_reptile_adapts_as_adam_does() -> None:
     """One task after another, by PyTorch's Adam on a net of its own, the examples in turn."""
     learner = learner_of(Reptile(inner_batch=4, inner_lr=0.03), WAVES)
     episode = drawn(WAVES)
-    ends = [[w.clone() for w in weights] for weights, _ in learner.adapt(episode.support, 6)][-1]
+    *_, (ends, _, _) = learner.adapt(episode.support, 6)
     for b in range(3):
         own = [w.detach().clone().requires_grad_() for w in learner.net.weights]
         optimiser = torch.optim.Adam(own, 0.03, betas=(0.0, 0.999))
@@ -141,11 +141,33 @@ def test_reptile_adapts_as_adam_does() -> None:
             assert_close(end[b], expected.detach())
 
 
+def test_reptile_s_adam_goes_on_from_task_to_task() -> None:
+    """With one task at a time it is PyTorch's, whose state outlives the weights that are put back."""
+    learner, tasks = learner_of(Reptile(inner_lr=0.03, train_steps=2), WAVES), [drawn(WAVES, seed=k) for k in range(3)]
+    start = [w.detach().clone() for w in learner.net.weights]
+    own = [w.clone().requires_grad_() for w in start]
+    optimiser = torch.optim.Adam(own, 0.03, betas=(0.0, 0.999))
+    for support, query in tasks:
+        x, y = (torch.cat(parts, 1)[:1] for parts in zip(support, query, strict=True))
+        ends = [adapted.weights for adapted in learner.adapt(Examples(x, y), 2)][-1]
+        learner.loss(Episode(Examples(x, y), Examples(x[:, :0], y[:, :0])), WAVES)
+        for weight, first in zip(own, start, strict=True):
+            weight.data.copy_(first)
+        for step in range(2):
+            at = [(10 * step + k) % x.shape[1] for k in range(10)]
+            optimiser.zero_grad()
+            WAVES.loss(learner.net([w[None] for w in own], x[:, at], 10), y[:, at]).backward()
+            optimiser.step()
+        for end, expected in zip(ends, own, strict=True):
+            assert_close(end[0], expected.detach())
+    assert int(learner.taken) == 6
+
+
 def test_a_whole_reptile_step_goes_to_the_mean_of_the_ends() -> None:
     method = Reptile(lr=1.0)
     learner, episode = learner_of(method, WAVES), drawn(WAVES)
     shown = Examples(*(torch.cat(parts, 1) for parts in zip(*episode, strict=True)))
-    *_, (ends, _) = learner.adapt(shown, method.train_steps)
+    *_, (ends, _, _) = learner.adapt(shown, method.train_steps)
     optimiser = method.optimiser(learner)
     learner.loss(episode, WAVES).backward()
     optimiser.step()
@@ -156,7 +178,7 @@ def test_a_whole_reptile_step_goes_to_the_mean_of_the_ends() -> None:
 def test_reptile_s_loss_is_that_of_its_steps() -> None:
     learner, episode = learner_of(Reptile(train_steps=3), WAVES), drawn(WAVES)
     shown = Examples(*(torch.cat(parts, 1) for parts in zip(*episode, strict=True)))
-    losses = torch.stack([loss for _, loss in list(learner.adapt(shown, 3))[1:]])
+    losses = torch.stack([adapted.losses for adapted in list(learner.adapt(shown, 3))[1:]])
     assert_close(learner.loss(episode, WAVES).detach(), losses.mean())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import tempfile
 import weakref
@@ -75,11 +76,15 @@ def test_losses_and_gradients_are_those_of_each_alone(form: str, task: Task) -> 
     drawn = [training_task.sample("train", 2, generator("stack", form, i)) for i in range(3)]
     episodes = [Episode(*(type(e)(e.x.double(), e.y.double() if e.y.is_floating_point() else e.y) for e in episode))
                 for episode in drawn]  # fmt: skip
+    twins = copy.deepcopy(learners)
     together = method.losses(learners, episodes, training_task)
-    for learner, episode, loss in zip(learners, episodes, together, strict=True):
-        alone, own = learner.loss(episode, training_task), list(learner.parameters())
+    for learner, twin, episode, loss in zip(learners, twins, episodes, together, strict=True):
+        alone = twin.loss(episode, training_task)
         assert_close(loss, alone, rtol=1e-10, atol=1e-12)
-        found = [torch.autograd.grad(each, own, retain_graph=True, allow_unused=True) for each in (loss, alone)]
+        for (name, a), (_, b) in zip(learner.named_buffers(), twin.named_buffers(), strict=True):
+            assert_close(a, b, msg=name)
+        found = [torch.autograd.grad(each, list(of.parameters()), retain_graph=True, allow_unused=True)
+                 for each, of in ((loss, learner), (alone, twin))]  # fmt: skip
         for a, b in zip(*found, strict=True):
             assert (a is None) == (b is None)
             if a is not None and b is not None:
