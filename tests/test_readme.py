@@ -53,13 +53,14 @@ def commands(program: str, pages: tuple[str, ...] = tuple(PAGES)) -> list[str]:
     return [line.partition(" #")[0].strip() for line in lines if line.startswith(f"{program} ")]
 
 
-PYTHON = [b for page in ("README.md", "mann/README.md") for b in blocks(page) if b.language == "python"]
-(EXAMPLE,) = (b for b in PYTHON if "my_method.py" in b.before)
+PYTHON = [b for page in PAGES for b in blocks(page) if b.language == "python"]
+FILES = {name: b for b in PYTHON for name in ("my_method.py", "my_task.py") if name in b.before}
+EXAMPLE = FILES["my_method.py"]
 BENCH = commands("bench")
 
 
 class Folder(NamedTuple):
-    """A working folder with the committed results and the README's example in it."""
+    """A working folder with the committed results and the pages' example files in it."""
 
     path: Path
 
@@ -79,7 +80,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
         pytest.skip("mannbench is not installed here")
     path = tmp_path_factory.mktemp("reader")
     shutil.copytree(ROOT / "results", path / "results", ignore=shutil.ignore_patterns(".bench"))
-    (path / "my_method.py").write_text(EXAMPLE.text)
+    for name, block in FILES.items():
+        (path / name).write_text(block.text)
     return Folder(path)
 
 
@@ -97,6 +99,7 @@ def test_pages_were_understood() -> None:
     assert fences == 2 * sum(len(blocks(page)) for page in PAGES)
     assert len(BENCH) >= 8
     assert len(PYTHON) >= 3
+    assert len(FILES) == 2
     assert {"bench list", "bench run smoke", "bench tables", "bench doctor"} <= set(BENCH)
     assert commands("make", ("README.md",)) == ["make run", "make test"]
 
@@ -114,7 +117,7 @@ def test_command_runs_as_printed(command: str, folder: Folder, request: pytest.F
         assert "failed" not in said
 
 
-@pytest.mark.parametrize("block", [b for b in PYTHON if b is not EXAMPLE], ids=range(len(PYTHON) - 1))
+@pytest.mark.parametrize("block", [b for b in PYTHON if b not in FILES.values()])
 def test_python_runs_as_printed(block: Block, folder: Folder) -> None:
     folder.call("python", "-c", block.text)
 
