@@ -209,10 +209,13 @@ def test_sizes_that_do_not_fit_are_refused_before_anything_runs(name: str, setti
     assert torch.equal(torch.get_rng_state(), random), "a check draws nothing"
 
 
-@pytest.mark.parametrize("slots", [10**15, 10**30])
-def test_a_memory_without_room_is_refused(slots: int) -> None:
-    with pytest.raises(BenchError, match="ntm: there is no room for its memory"):
-        MADE["ntm"](start="learned", slots=slots).check()
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [({"slots": 10**9, "width": 10**9}, "ntm: there is no room for its memory"), ({"slots": 10**30}, "at most")],
+)
+def test_a_memory_without_room_is_refused(sizes: dict[str, int], says: str) -> None:
+    with pytest.raises(BenchError, match=says):
+        MADE["ntm"](start="learned", **sizes).check()
 
 
 @ALL
