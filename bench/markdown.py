@@ -66,7 +66,7 @@ def headline(table: pd.DataFrame) -> str:
             "method": row.method,
             "measure": WORDS.get(row.metric, row.metric),
             "ours": cells.mean(row) + cells.beside(row),
-            "seeds": cells.behind(row.n_seeds, {*_numbers(row.diverged)} - {*_numbers(row.seeds)}),
+            "seeds": cells.behind(row.n_seeds, _numbers(row.diverged)),
             "published": cells.published(row.published, row.published_ci95),
             "source": cells.source(row.source, row.arxiv) if row.source else "",
             "same protocol": row.same_protocol,

@@ -196,10 +196,10 @@ def _rows(path: Path, name: str, rows: Any, each: int, count: int) -> np.ndarray
 
 
 def _held(images: Sequence[Any], name: str, each: int) -> str:
-    """What is wrong with the images of a class that are not so many different ones."""
-    if len({*images}) == len(images) or len({*images}) != each:
-        return f"holds {len({*images})} images of class {name} instead of {each}"
-    return f"names an image of class {name} twice"
+    """What is wrong with the images of a class that are not so many, each once."""
+    if len({*images}) == each:
+        return f"names an image of class {name} twice"
+    return f"holds {len({*images})} images of class {name} instead of {each}"
 
 
 def _image(path: Path, side: int) -> Pixels:

@@ -94,24 +94,21 @@ def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[di
     }
     spec, fields = group["spec"].iloc[0], group["fields"].iloc[0]
     whole, beside = memory_tables.ablation(spec) == "none", apart(spec, fields)
-    failed = group["outcome"] == "diverged"
     rows = []
     scale = 100 if metric in PERCENT else 1
     sure = [scores["nll"]["mean"] for scores in ok["scores"] if "nll" in scores]
     for at, there, values, errors, count in _places(task, metric, group[["outcome", "seed", "scores"]]):
         found = published.beside(spec, fields, at) if whole else []
         match = published.protocol_match(spec, found[0], fields) if found else None
-        lost = group.loc[
-            failed | (_stepped(group) & ~group["seed"].isin(there["seed"]) & at.startswith("step")), "seed"
-        ]
+        by_seed = stats.scores_of(group, at)
         rows.append({
             **shared,
-            "diverged": _joined(lost),
+            "diverged": _joined(seed for seed, score in by_seed.items() if math.isnan(score)),
             "at": at,
             "standing": "",
             "apart": beside,
             "competes": whole and not beside,
-            "by_seed": dict.fromkeys(lost, math.nan) | dict(zip(there["seed"], values, strict=True)),
+            "by_seed": by_seed,
             "n_seeds": there["seed"].nunique(),
             "seeds": _joined(there["seed"]),
             "mean": float(np.mean(values)) if values else math.nan,
@@ -201,11 +198,6 @@ def _places(
             there = ok[np.array([len(s["per_episode"]) > run for s in ok["scores"]], bool)]
             errors = [[shown(metric, v) for v in s["per_episode"][run::RUNS]] for s in there["scores"]]
             yield f"run {run + 1}", there, [float(np.mean(e)) for e in errors], [], None
-
-
-def _stepped(group: pd.DataFrame) -> pd.Series[bool]:
-    """Which records have scores by step: where one has none after a step that others have, it is not finite there."""
-    return group["scores"].map(lambda scores: bool(scores.get("by_step")))
 
 
 def _instance(scores: Mapping[str, Any], k: int) -> float | None:

@@ -191,16 +191,8 @@ def half_width(per_episode: Sequence[float]) -> float | None:
 
 def results_table(rows: Sequence[tuple[Record, str]], failed: Sequence[tuple[Mapping[str, Any], str, str]]) -> Table:
     """What a run touched: records with their outcome, then failed cells as (spec, outcome, id)."""
-    made = table(
-        "method",
-        "task",
-        "seed",
-        "score ± over episodes",
-        "outcome",
-        "seconds",
-        "id",
-        right=("seed", "score ± over episodes", "seconds"),
-    )
+    scored = "score ± over episodes"
+    made = table("method", "task", "seed", scored, "outcome", "seconds", "id", right=("seed", scored, "seconds"))
     for record, outcome in rows:
         method, task = names(record.spec)
         seconds = f"{record.cost['train_s'] + record.cost['eval_s']:.1f}"
