@@ -25,7 +25,7 @@ BESIDE = 3
 """At most so many published rows under one of ours."""
 HEADLINE = {"instance 2", "instance 10", "step 1", "step 10"}
 """Places that stand for a method measured by instance or by gradient step."""
-FEW = 3
+FEW = 2
 """Methods of a setting that `headline` shows."""
 BY_PLACE = "instance|group|step"
 
@@ -54,7 +54,7 @@ def document(title: str, made: pd.DataFrame, table: pd.DataFrame, left_out: Mapp
 
 
 def headline(table: pd.DataFrame) -> str:
-    """One short table of a summary: the best few of each setting, without costs and reasons."""
+    """One short table of a summary: the best few of each setting, each in its best form, without costs or reasons."""
     names = ["task", "setting", "method"]
     by_place = {*table.loc[table["at"].isin(HEADLINE), names].itertuples(index=False, name=None)}
     rows = [
@@ -86,7 +86,7 @@ def headline(table: pd.DataFrame) -> str:
 
 
 def _best(rows: Iterable[Any]) -> list[Any]:
-    """Of each setting and place the best few, those that are not ranked behind the others."""
+    """Of each setting and place the best few methods, one form each; those that are not ranked behind the others."""
     places: dict[tuple[str, ...], list[Any]] = {}
     for row in rows:
         places.setdefault((row.task, row.setting, row.at), []).append(row)
@@ -95,7 +95,13 @@ def _best(rows: Iterable[Any]) -> list[Any]:
         higher = row.metric != "error" and getattr(registry.TASKS.entries.get(row.task), "higher_is_better", True)
         return bool(row.apart), math.inf if math.isnan(row.mean) else -row.mean if higher else row.mean
 
-    return [row for group in places.values() for row in sorted(group, key=rank)[:FEW]]
+    best: list[Any] = []
+    for group in places.values():
+        forms: dict[str, Any] = {}
+        for row in sorted(group, key=rank):
+            forms.setdefault(row.method.partition(" (")[0], row)
+        best += [*forms.values()][:FEW]
+    return best
 
 
 @dataclass
