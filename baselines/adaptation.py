@@ -89,6 +89,14 @@ class AdaptingMethod(TrainedMethod):
             return "conv4"
         return "sinusoid" if task.kind == "regression" else "mlp"
 
+    def protocol(self, task: Task) -> dict[str, str]:
+        """The network and its normalisation; see `Method.protocol`."""
+        backbone = self.backbone_for(task)
+        norm = {"support": "inductive"}.get(self.batch_norm, self.batch_norm)
+        if backbone == "sinusoid":
+            return {"backbone": "mlp-40-40", "batchnorm": "none"}
+        return {"backbone": backbone, "batchnorm": norm}
+
     def unsuited(self, task: Task) -> str | None:
         """It needs labels to adapt to, and convolutions need images."""
         if not task.y_size:

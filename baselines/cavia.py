@@ -28,11 +28,8 @@ class CAVIALearner(AdaptingLearner):
     def __init__(self, config: CAVIA, task: Task) -> None:
         super().__init__()
         self.config, self.task = config, task
-        backbone = config.backbone_for(task)
-        image = backbone in ("conv4", "conv4-32")
-        self.context = config.context or (100 if image else 5)
-        self.train_steps = config.train_steps or (2 if image else 1)
-        self.eval_steps = config.eval_steps or self.train_steps
+        backbone, image = config.backbone_for(task), config.convolutional(task)
+        self.context, self.train_steps, self.eval_steps = config.sizes(task)
         self.net: Any = (
             BatchedNet(backbone, task.x_shape, task.n_out, config.batch_norm != "none")
             if image
@@ -103,6 +100,21 @@ class CAVIA(AdaptingMethod):
         super().check()
         if self.inner_lr <= 0:
             raise BenchError(f"cavia.inner_lr must be above 0, not {self.inner_lr:g}")
+
+    def convolutional(self, task: Task) -> bool:
+        """Whether its network for a task is normalised, with a layer that the context modulates."""
+        return self.backbone_for(task) in ("conv4", "conv4-32")
+
+    def sizes(self, task: Task) -> tuple[int, int, int]:
+        """Context parameters, and steps of adaptation in training and in evaluation, that 0 means for a task."""
+        image = self.convolutional(task)
+        train_steps = self.train_steps or (2 if image else 1)
+        return self.context or (100 if image else 5), train_steps, self.eval_steps or train_steps
+
+    def protocol(self, task: Task) -> dict[str, str]:
+        """What adapts and how often, too; see `Method.protocol`."""
+        steps = dict(zip(("context", "inner_steps", "test_steps"), map(str, self.sizes(task)), strict=True))
+        return super().protocol(task) | steps | ({} if self.convolutional(task) else {"batchnorm": "none"})
 
     def build(self, task: Task) -> CAVIALearner:
         """A fresh learner; see `Method.build`."""

@@ -77,6 +77,10 @@ class DeepKNN(PretrainedMethod):
         """A fresh learner; see `Method.build`."""
         return DeepKNNLearner(self, task)
 
+    def protocol(self, task: Task) -> dict[str, str]:
+        """An autoencoder has no BatchNorm; see `Method.protocol`."""
+        return super().protocol(task) | ({"batchnorm": "none"} if self.features == "autoencoder" else {})
+
     def unsuited(self, task: Task) -> str | None:
         """It needs labels to copy."""
         return super().unsuited(task) if task.y_size else "it copies labels, and this task shows none"

@@ -76,6 +76,12 @@ class EmbeddingMethod(TrainedMethod):
         "inductive", "at test: averages of training, or the statistics of support and queries at hand", late=True
     )
 
+    def protocol(self, task: Task) -> dict[str, str]:
+        """The backbone and its BatchNorm, which dense layers do not have; see `Method.protocol`."""
+        if self.backbone == "mlp" or not image_shape(task.x_shape):
+            return {"backbone": "mlp-256-64", "batchnorm": "none"}
+        return {"backbone": "conv4" if self.backbone == "auto" else self.backbone, "batchnorm": self.batch_norm}
+
     def unsuited(self, task: Task) -> str | None:
         """Some backbones need images, and those with BatchNorm more than one sequence to normalise a step over."""
         if task.online and self.batch == 1 and self.backbone != "mlp" and image_shape(task.x_shape):

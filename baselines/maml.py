@@ -23,10 +23,8 @@ class MAMLLearner(AdaptingLearner):
         self.config = config
         self.task = task
         self.net = BatchedNet(config.backbone_for(task), task.x_shape, task.n_out, config.batch_norm != "none")
-        regression = task.kind == "regression"
         self.train_steps = config.train_steps
-        more = config.train_steps if config.rates != "fixed" else 10 if regression else 3
-        self.eval_steps = config.eval_steps or more
+        rate, self.eval_steps = config.adaptation(task)
         self.steps = max(config.train_steps, 1)
         weights, head = self.net.weights, len(self.net.weights) - 2
         self.affine: set[int] = set()
@@ -36,7 +34,6 @@ class MAMLLearner(AdaptingLearner):
                 weights[i] = nn.Parameter(weights[i].detach().repeat(self.steps + 1, 1))
         part = {"all": range(head + 2), "head": range(head, head + 2), "body": range(head)}[config.adapts]
         self.adapted = [i for i in part if i not in self.affine]
-        rate = config.inner_lr or (0.01 if regression else 0.4)
         self.rates: Sequence[float] | nn.ParameterList = [rate] * len(self.adapted)
         if config.rates != "fixed":
             shapes = [weights[i].shape if config.rates == "each" else (self.steps, 1, 1) for i in self.adapted]
@@ -218,6 +215,17 @@ class MAML(AdaptingMethod):
             raise BenchError(f"maml.inner_lr must not be negative, but is {self.inner_lr:g}; 0 takes the task's")
         if self.multi_step and not self.train_steps:
             raise BenchError("maml.multi_step scores queries after each of train_steps, and there are none")
+
+    def adaptation(self, task: Task) -> tuple[float, int]:
+        """The learning rate of adaptation and its steps in evaluation that 0 means for a task."""
+        regression = task.kind == "regression"
+        more = self.train_steps if self.rates != "fixed" else 10 if regression else 3
+        return self.inner_lr or (0.01 if regression else 0.4), self.eval_steps or more
+
+    def protocol(self, task: Task) -> dict[str, str]:
+        """The rate and the steps too; see `Method.protocol`."""
+        rate, steps = self.adaptation(task)
+        return super().protocol(task) | {"inner_lr": str(rate), "test_steps": str(steps)}
 
     def build(self, task: Task) -> MAMLLearner:
         """A fresh learner; see `Method.build`."""

@@ -77,6 +77,10 @@ class Matching(EmbeddingMethod):
         """A fresh learner; see `Method.build`."""
         return MatchingLearner(self, task)
 
+    def protocol(self, task: Task) -> dict[str, str]:
+        """Whether embeddings have full context; see `Method.protocol`."""
+        return super().protocol(task) | {"full_context": "yes" if self.reads else "no"}
+
     def unsuited(self, task: Task) -> str | None:
         """It needs classes."""
         return needs_classes(task, "matching sums over examples") or super().unsuited(task)

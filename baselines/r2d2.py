@@ -62,6 +62,10 @@ class R2D2(EmbeddingMethod):
         """A fresh learner; see `Method.build`."""
         return R2D2Learner(self, task)
 
+    def protocol(self, task: Task) -> dict[str, str]:
+        """Its head besides; see `Method.protocol`."""
+        return super().protocol(task) | {"head": "ridge"}
+
     def unsuited(self, task: Task) -> str | None:
         """It needs labels to fit."""
         if not task.y_size:

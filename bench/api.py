@@ -267,6 +267,13 @@ class Method:
         """Why this method cannot run on a task, in a few words; None where it can."""
         return None
 
+    def protocol(self, task: Task) -> dict[str, str]:
+        """What it does on a task where its fields leave that to the task, by columns of `published.csv`.
+
+        "batchnorm": "transductive" marks its results: queries are answered with the help of one another.
+        """
+        return {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedMethod(Method):

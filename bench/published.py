@@ -9,6 +9,7 @@ reason is typed anywhere.
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.config import late_defaults
+from bench.config import build, canonical, late_defaults
 from bench.errors import BenchError
 
 FILE = "published.csv"
@@ -316,7 +317,7 @@ def facts(spec: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, str]
         known["persistent"] = "yes"
     if "balanced" in trained:
         known["balanced"] = "yes" if parts["task"]["balanced"] else "no"
-    known |= _meant(known, spec)
+    known |= _meant(spec, known)
     characters = CHARACTERS.get(str(trained.get("train_split", trained.get("split"))))
     if characters:
         known["train_characters"] = characters
@@ -336,26 +337,30 @@ def _late(method: str) -> dict[str, Any]:
     return late_defaults(cls) if cls else {}
 
 
-def _meant(known: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
-    """What 0 and auto mean of a method on a task."""
-    method, fields, sinusoid = spec["method"]["name"], spec["method"]["fields"], spec["task"]["name"] == "sinusoid"
-    auto = {"backbone": {"auto": "mlp-256-64" if sinusoid else "conv4"}}
-    if method == "matching" and "full_context" in known:
-        auto["full_context"] = {known["full_context"]: "no" if known["full_context"] == "0" else "yes"}
-    if method in ("maml", "cavia", "reptile"):
-        auto["backbone"] = {"auto": "mlp-40-40" if sinusoid else "conv4", "sinusoid": "mlp-40-40"}
-        norms = {"support": "inductive", "transductive": "transductive"}
-        auto["batchnorm"] = {text: "none" if sinusoid else norm for text, norm in norms.items()}
-    steps = known.get("inner_steps", "")
-    if method == "maml":
-        auto["inner_lr"] = dict.fromkeys(("0", "0.0"), "0.01" if sinusoid else "0.4")
-        auto["test_steps"] = {"0": steps if fields.get("rates", "fixed") != "fixed" else "10" if sinusoid else "3"}
-    if method == "cavia":
-        steps = {"0": "1" if sinusoid else "2"}.get(steps, steps)
-        auto |= {"inner_steps": {"0": steps}, "test_steps": {"0": steps}}
-        auto["context"] = {"0": "5" if sinusoid else "100"}
-    known = dict(known) | ({"head": "ridge"} if method == "r2d2" else {})
-    return known | {name: meant.get(known[name], known[name]) for name, meant in auto.items() if name in known}
+def _meant(spec: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str]:
+    """What 0 and auto mean of a method on a task; of what is recorded, or is no field of the method."""
+    meant = _protocol(canonical(spec["method"]), canonical(spec["task"]))
+    cls = registry.METHODS.entries.get(spec["method"]["name"])
+    silent = {
+        name
+        for name, places in FIELDS.items()
+        if name not in known and any(hasattr(cls, place.removeprefix("method.")) for place in places)
+    }
+    return {name: text for name, text in meant.items() if name not in silent}
+
+
+@cache
+def _protocol(method: str, task: str) -> dict[str, str]:
+    """`Method.protocol` of the parts of a spec, without fields of another version; nothing where one is unknown."""
+    registry.load()
+    found: list[Any] = []
+    for registered, part in ((registry.METHODS, json.loads(method)), (registry.TASKS, json.loads(task))):
+        try:
+            cls = registry.get(registered, part["name"])
+            found.append(build(cls, {name: value for name, value in part["fields"].items() if hasattr(cls, name)}))
+        except BenchError:
+            return {}
+    return found[0].protocol(found[1])
 
 
 def _reasons(ours: Mapping[str, str], row: Published, columns: Mapping[str, str]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,18 @@ import pytest
 import torch
 from synthetic import spec
 
+from baselines.adaptation import AdaptingMethod
 from baselines.cavia import CAVIA
 from baselines.maml import MAML
+from baselines.protonet import ProtoNet
+from baselines.r2d2 import R2D2
+from baselines.reptile import Reptile
 from bench import data, published
+from bench.api import generator
 from bench.errors import BenchError
+from bench.grid import Budget, Cell
 from bench.published import lookup, protocol_match, rows
+from bench.tasks.gaussian import GaussianProcess
 from bench.tasks.glyphs import Glyphs
 from bench.tasks.sinusoid import Sinusoid
 
@@ -206,16 +212,41 @@ def test_other_features_are_a_difference() -> None:
         assert (f"features {features} (paper autoencoder)" in match.reasons) == differ
 
 
-@pytest.mark.parametrize(("name", "task"), [("sinusoid", Sinusoid()), ("omniglot", Glyphs())])
+@pytest.mark.parametrize("task", [Sinusoid(), GaussianProcess(), Glyphs()])
 @pytest.mark.parametrize("method", [MAML(), MAML(rates="each", train_steps=2), MAML(eval_steps=7), CAVIA()])
-def test_what_zero_means_is_what_a_learner_does(method: Any, name: str, task: Any) -> None:
+def test_what_zero_means_is_what_a_learner_does(method: Any, task: Any) -> None:
     learner = method.build(task)
-    known = published.facts(spec(method.name, name, fields=asdict(method)), {})
+    known = published.facts(Cell(method, task, 0, Budget()).spec, {})
     assert (int(known["inner_steps"]), int(known["test_steps"])) == (learner.train_steps, learner.eval_steps)
     if method.name == "maml":
         assert all((torch.as_tensor(rate) == float(known["inner_lr"])).all() for rate in learner.rates)
+    else:
+        assert int(known["context"]) == learner.context
     network = method.backbone_for(task)
     assert known["backbone"] == {"sinusoid": "mlp-40-40"}.get(network, network)
+
+
+@pytest.mark.parametrize("task", [Sinusoid(), GaussianProcess(), Glyphs()], ids=lambda task: task.name)
+@pytest.mark.parametrize("backbone", ["auto", "mlp", "sinusoid", "conv4"])
+@pytest.mark.parametrize("method", [MAML, CAVIA, Reptile, R2D2, ProtoNet])
+def test_transductive_is_who_lets_queries_help_one_another(method: Any, backbone: str, task: Any) -> None:
+    if backbone == "sinusoid" and not issubclass(method, AdaptingMethod):
+        pytest.skip("no such backbone")
+    config = method(backbone=backbone, batch_norm="transductive")
+    if config.unsuited(task):
+        pytest.skip("not on this task")
+    torch.manual_seed(0)
+    learner = config.build(task).eval()
+    for norm in learner.modules():  # whose scale and shift would hide it
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(norm.weight)
+    episode = task.sample("train", 2, generator(0))
+    with torch.no_grad():
+        together = learner(episode.support, episode.query.x)
+        alone = torch.cat([learner(episode.support, q) for q in episode.query.x.split(1, 1)], 1)
+    helped = not torch.allclose(together, alone, rtol=1e-3, atol=1e-4)
+    known = published.facts(Cell(config, task, 0, Budget()).spec, {})
+    assert (known["batchnorm"] == "transductive") == helped
 
 
 def test_batch_statistics_are_a_difference() -> None:
