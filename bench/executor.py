@@ -23,6 +23,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from bench import files, records, registry
 from bench.api import TrainedMethod
 from bench.config import canonical
@@ -186,10 +188,20 @@ def _run(cell: Cell, context: Context, message: str = "") -> Outcome:
 def _failed(cell: Cell, error: Exception, context: Context) -> Outcome:
     message = _said(error)
     log_failure(context.results, cell, message, traceback.format_exc())
-    return Outcome(cell, "failed", message, isinstance(error, BenchError))
+    return Outcome(cell, "failed", message, isinstance(error, BenchError) or _no_room(error))
+
+
+def _no_room(error: Exception) -> bool:
+    """Whether memory could not be had: Python, NumPy and CUDA say so by its kind, torch on a CPU in words."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def _said(error: Exception) -> str:
+    if _no_room(error):
+        said = str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2]
+        return f"there is no room in memory ({said}); make the batch or the sizes of the method or its task smaller"
     return str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
 
 

@@ -11,6 +11,7 @@ import csv
 import hashlib
 import os
 import re
+import reprlib
 import struct
 import warnings
 import zlib
@@ -87,6 +88,11 @@ def survey(folder: Path, layout: Layout) -> Source:
     for name in layout.names:
         if len(lists[name]) != layout.each or len({*lists[name]}) != layout.each:
             raise BenchError(f"{folder} {_held(lists[name], name, layout.each)}; get it anew")
+    owners: dict[Path, str] = {}
+    for name in layout.names:
+        for image in lists[name]:
+            if owners.setdefault(image, name) != name:
+                raise BenchError(f"{folder} has {image.name} in class {owners[image]} and in {name} too; get it anew")
     return lists
 
 
@@ -108,7 +114,7 @@ def _listed(folder: Path, part: str) -> Lists:
     lost = [name for _, name in rows if name not in present]
     if lost:
         raise BenchError(f"{folder / 'images'} lacks {len(lost)} of the images that {path.name} lists, such as "
-                         f"'{min(lost)}'; get them")  # fmt: skip
+                         f"{reprlib.repr(min(lost))}; get them")  # fmt: skip
     for label, name in rows:
         lists.setdefault(label, []).append(folder / "images" / name)
     return lists
@@ -145,8 +151,9 @@ def _right_classes(where: Path, parts: Sequence[Iterable[str]], layout: Layout) 
         raise BenchError(f"{where} lacks {count} of {len(layout.names)} classes ({named}); get them")
     for part, classes, names in found:
         if names - classes:
+            named = reprlib.repr(min(names - classes))
             raise BenchError(
-                f"{where} has a class {min(names - classes)!r} in {part}, which is not in the split of Ravi and "
+                f"{where} has a class {named} in {part}, which is not in the split of Ravi and "
                 "Larochelle; figures of another split cannot be compared with those published"
             )
 
@@ -222,6 +229,8 @@ def _fitted(image: Image.Image, side: int) -> Pixels:
     """
     if image.mode[0] in "IF":
         raise ValueError(f"its pixels are not of eight bits: Pillow's mode {image.mode}")
+    if image.mode == "P":
+        image = image.convert("RGBA")  # of a palette with transparency Pillow warns
     image = image.convert("RGB")
     if image.size != (side, side):
         image = image.resize((side, side), Image.Resampling.LANCZOS)

@@ -150,6 +150,14 @@ def test_shards_cover_the_grid_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(len(part) < len(whole) for part in parts)
 
 
+def test_what_has_no_room_is_said_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    said = bench(capsys, "run", "-m", "cnp", "-t", "sinusoid", "--set", "cnp.size=100000000", "--results", "out")
+    assert said.code == 2
+    assert "there is no room in memory (can't allocate memory: you tried to allocate" in said.err
+    assert "make the batch or the sizes of the method or its task smaller" in said.err
+    assert "Error: " not in said.err
+
+
 def test_failed_cells_do_not_stop_others_and_name_their_log(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     said = bench(capsys, *NET, "-m", "plug-crash")
     assert said.code == 1

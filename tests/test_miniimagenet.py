@@ -258,6 +258,9 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "listed once more": ("lists", listing("val", "n0300000004.png,n03\n", "n0300000004.png,n03\n" * 2),
                          "names an image of class n03 twice; get it anew"),
     "listed too few": ("lists", listing("val", "n0300000004.png,n03\n", ""), "11 images of class n03 instead of 12"),
+    "listed in two parts": ("lists", listing("val", "n0300000004", "n0100000004"), "in class n01 and in n03 too"),
+    "listed in two classes": ("lists", listing("train", "n0100000004", "n0200000004"), "in class n01 and in n02 too"),
+    "stray quote": ("lists", listing("val", "n0300000004", '"n0300000004'), r"val\.csv lists, such as .{1,40}; get"),
     "listed elsewhere": ("lists", listing("val", "n0300000004", "../images/n0300000004"), "lacks 1 of the images"),
     "listed absolutely": ("lists", listing("val", "n0300000004", "/images/n0300000004"), "lacks 1 of the images"),
     "other columns": ("lists", listing("val", "filename,label", "a,b"), "no list of images with the columns"),
@@ -312,6 +315,16 @@ def test_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("bench.photographs.os.scandir", scan)
     with pytest.raises(BenchError, match=r"cannot read .*train: Permission denied; check"):
         miniimagenet.load(folder, SMALL)
+
+
+def test_a_palette_with_transparency_is_an_image(tmp_path: Path) -> None:
+    found = {}
+    for name, alpha in (("plain", {}), ("transparent", {"transparency": bytes(range(256))})):
+        folder = as_folders(tmp_path / name, photos())
+        with Image.open(folder / "val/n03/n03_2.png") as image:
+            image.quantize(16).save(folder / "val/n03/n03_2.png", **alpha)
+        found[name] = miniimagenet.check(folder, SMALL)
+    assert found["plain"] == found["transparent"]
 
 
 def test_one_image_in_two_classes(tmp_path: Path) -> None:
