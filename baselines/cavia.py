@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from baselines.adaptation import AdaptingLearner, AdaptingMethod
+from baselines.adaptation import AdaptingLearner, AdaptingMethod, joint
 from baselines.backbones import dense
 from baselines.batched import HIDDEN, BatchedNet, Weights, answers
-from bench.api import BenchError, Examples, Task, method, option
+from bench.api import BenchError, Episode, Examples, Learner, Task, method, option
 
 MODULATED = 2
 """The convolution, counted from zero, whose maps the context scales and moves: the third, as in the paper."""
@@ -63,7 +63,8 @@ class CAVIALearner(AdaptingLearner):
     def predict(self, context: Tensor, x: Tensor) -> Tensor:
         """[batch, n, *x_shape] to [batch, n, n_out]; images are normalised by the statistics of all of x."""
         if self.film is None:
-            return self.net(torch.cat((x.flatten(2), context[:, None].expand(-1, x.shape[1], -1)), 2))
+            told = torch.cat((x.flatten(2), context[:, None].expand(-1, x.shape[1], -1)), 2)
+            return side_by_side([peer.net for peer in self.peers], told) if self.peers else self.net(told)
         return self.net(self.weights(self.film(context)), x, x.shape[1])
 
     def weights(self, film: Tensor) -> Weights:
@@ -77,6 +78,18 @@ class CAVIALearner(AdaptingLearner):
         made[last - 1] = made[last - 1] * (1 + scale)
         made[last] = made[last] * (1 + scale) + shift
         return made
+
+
+def side_by_side(nets: Sequence[nn.Sequential], x: Tensor) -> Tensor:
+    """What dense networks of one shape make of inputs [batch, n, size], each of its share of the batch in order."""
+    h = x.reshape(len(nets), -1, x.shape[-1])
+    for layers in zip(*nets, strict=True):
+        if isinstance(layers[0], nn.Linear):
+            weight, bias = (torch.stack(same) for same in zip(*((m.weight, m.bias) for m in layers), strict=True))
+            h = torch.baddbmm(bias[:, None], h, weight.mT)
+        else:
+            h = layers[0](h)
+    return h.view(*x.shape[:-1], -1)
 
 
 @method("cavia", source="Zintgraf et al. 2019, arXiv:1810.03642")
@@ -119,3 +132,7 @@ class CAVIA(AdaptingMethod):
     def build(self, task: Task) -> CAVIALearner:
         """A fresh learner; see `Method.build`."""
         return CAVIALearner(self, task)
+
+    def losses(self, learners: Sequence[Learner], episodes: Sequence[Episode], task: Task) -> list[Tensor] | None:
+        """Those of learners of several seeds in one pass, with dense networks; see `TrainedMethod.losses`."""
+        return None if task.online or self.convolutional(task) else joint(learners, episodes, task)

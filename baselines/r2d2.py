@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baselines.backbones import image_shape
 from baselines.embedding import EmbeddingLearner, EmbeddingMethod
-from bench.api import BenchError, Task, method, option
+from bench.api import BenchError, Episode, Learner, Task, method, option
+from bench.stacking import stacked_losses
 
 
 class R2D2Learner(EmbeddingLearner):
@@ -65,6 +68,10 @@ class R2D2(EmbeddingMethod):
     def protocol(self, task: Task) -> dict[str, str]:
         """Its head besides; see `Method.protocol`."""
         return super().protocol(task) | {"head": "ridge"}
+
+    def losses(self, learners: Sequence[Learner], episodes: Sequence[Episode], task: Task) -> list[Tensor] | None:
+        """Those of learners of several seeds in one pass, without BatchNorm; see `TrainedMethod.losses`."""
+        return None if task.online or image_shape(task.x_shape) else stacked_losses(learners, episodes, task)
 
     def unsuited(self, task: Task) -> str | None:
         """It needs labels to fit."""

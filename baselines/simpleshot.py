@@ -15,7 +15,7 @@ from bench.api import Episode, Task, method, option
 
 Transform = Literal["cl2n", "l2n", "un"]
 FOLLOW = 0.01
-"""How much of the mean of training embeddings each training step renews."""
+"""How much of the mean of training embeddings each training step renews; the first hundred count alike."""
 SCALE = 10.0
 """Logits are minus so many times the squared distance: a positive scale changes no answer."""
 
@@ -24,11 +24,13 @@ class SimpleShotLearner(PretrainedLearner):
     """Class means after centring and normalising; nothing is fitted at test."""
 
     centre: Tensor
+    followed: Tensor
 
     def __init__(self, config: SimpleShot, task: Task) -> None:
         super().__init__(config, task)
         self.transform = config.transform
         self.register_buffer("centre", torch.zeros(self.size))
+        self.register_buffer("followed", torch.zeros((), dtype=torch.int64))
 
     def compare(self, shown: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
         """Minus the squared distance to each class's mean (Wang et al. 2019, section 3); 0 is that of no examples."""
@@ -44,7 +46,8 @@ class SimpleShotLearner(PretrainedLearner):
         """The classifier's; on the way the mean of the embeddings is followed."""
         embedded = self.embed(episode.query.x).flatten(0, 1)
         with torch.no_grad():
-            self.centre.lerp_(embedded.mean(0), FOLLOW)
+            self.followed += 1
+            self.centre.lerp_(embedded.mean(0), max(FOLLOW, 1 / int(self.followed)))
         return F.cross_entropy(self.classifier(embedded), episode.query.y.flatten())
 
 
@@ -55,6 +58,8 @@ class SimpleShot(PretrainedMethod):
     Deviations: Adam, where the authors use SGD from .1, lowered twice; the mean that centres is that of the last
     hundred or so training steps, not of a pass over all training images at the end.
     """
+
+    version = 2  # 1 followed the mean from zero, and was short of it for the first few hundred steps
 
     transform: Transform = option("cl2n", "cl2n: centre, then length 1; l2n: length 1; un: as they are")
 

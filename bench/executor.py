@@ -26,7 +26,7 @@ from typing import Any, Literal
 import torch
 
 from bench import files, records, registry
-from bench.api import TrainedMethod
+from bench.api import Method, TrainedMethod
 from bench.config import canonical
 from bench.errors import BenchError
 from bench.grid import Cell
@@ -111,11 +111,16 @@ Stack = tuple[Cell, ...]
 """Cells that are trained in one pass."""
 
 
+def stackable(method: Method) -> bool:
+    """Whether a method trains several seeds in one pass, on some task at least."""
+    return isinstance(method, TrainedMethod) and type(method).losses is not TrainedMethod.losses
+
+
 def stacked(cells: Sequence[Cell], most: int) -> list[Stack]:
     """Cells in stacks of at most so many that differ in their seed alone; of one, where a method trains one by one."""
     groups: dict[Any, list[Cell]] = {}
     for cell in cells:
-        alone = most == 1 or getattr(type(cell.method), "losses", None) in (None, TrainedMethod.losses)
+        alone = most == 1 or not stackable(cell.method)
         groups.setdefault(cell.id if alone else canonical(cell.spec | {"seed": 0}), []).append(cell)
     return [tuple(group[i : i + most]) for group in groups.values() for i in range(0, len(group), most)]
 

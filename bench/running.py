@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import executor, grid, live, origins, records, views
-from bench.api import Backend
+from bench.api import Backend, TrainedMethod
 from bench.errors import BenchError
-from bench.executor import Outcome
+from bench.executor import Outcome, stackable
 from bench.grid import Cell
 from bench.interface import context_for
 from bench.records import Record
@@ -212,6 +212,9 @@ def _say_notes(request: Request, store: Store) -> None:
     err = views.console(stderr=True)
     for note in request.notes:
         err.print(f"note: {note}", soft_wrap=True)
+    alone = {c.method.name for c in request.cells if isinstance(c.method, TrainedMethod) and not stackable(c.method)}
+    if request.stack > 1 and alone:
+        err.print(f"note: --stack changes nothing for {', '.join(sorted(alone))}: trained one seed after another")
     for problem in store.problems:
         err.print(f"warning: {problem}", soft_wrap=True)
 
