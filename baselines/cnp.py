@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,6 @@ from torch.nn import functional as F
 
 from baselines.backbones import dense
 from bench.api import BenchError, Episode, Examples, Learner, Task, TrainedMethod, method, option
-from bench.stacking import stacked_losses
 from mann.learner import refuse_below_one
 
 LEAST = 0.1
@@ -83,10 +81,6 @@ class CNP(TrainedMethod):
     def build(self, task: Task) -> CNPLearner:
         """A fresh learner; see `Method.build`."""
         return CNPLearner(self, task)
-
-    def losses(self, learners: Sequence[Learner], episodes: Sequence[Episode], task: Task) -> list[Tensor]:
-        """Those of learners of several seeds in one pass; see `TrainedMethod.losses`."""
-        return stacked_losses(learners, episodes, task)
 
     def unsuited(self, task: Task) -> str | None:
         """It predicts values."""
