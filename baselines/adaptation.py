@@ -93,6 +93,8 @@ class AdaptingMethod(TrainedMethod):
         """The network and its normalisation; see `Method.protocol`."""
         backbone = self.backbone_for(task)
         norm = {"support": "inductive"}.get(self.batch_norm, self.batch_norm)
+        if norm == "transductive" and task.online:
+            norm = "inductive"  # each step is one query, alone with its past
         if backbone == "sinusoid":
             return {"backbone": "mlp-40-40", "batchnorm": "none"}
         return {"backbone": backbone, "batchnorm": norm}

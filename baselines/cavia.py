@@ -133,6 +133,10 @@ class CAVIA(AdaptingMethod):
         """A fresh learner; see `Method.build`."""
         return CAVIALearner(self, task)
 
-    def losses(self, learners: Sequence[Learner], episodes: Sequence[Episode], task: Task) -> list[Tensor] | None:
-        """Those of learners of several seeds in one pass, with dense networks; see `TrainedMethod.losses`."""
-        return None if task.online or self.convolutional(task) else joint(learners, episodes, task)
+    def stacks(self, task: Task) -> bool:
+        """With dense networks; see `TrainedMethod.stacks`."""
+        return not task.online and not self.convolutional(task)
+
+    def losses(self, learners: Sequence[Learner], episodes: Sequence[Episode], task: Task) -> list[Tensor]:
+        """Those of learners of several seeds in one pass; see `TrainedMethod.losses`."""
+        return joint(learners, episodes, task)

@@ -78,8 +78,10 @@ class DeepKNN(PretrainedMethod):
         return DeepKNNLearner(self, task)
 
     def protocol(self, task: Task) -> dict[str, str]:
-        """An autoencoder has no BatchNorm; see `Method.protocol`."""
-        return super().protocol(task) | ({"batchnorm": "none"} if self.features == "autoencoder" else {})
+        """The autoencoder is a network of its own; see `Method.protocol`."""
+        if self.features == "autoencoder":
+            return {"backbone": "mlp-" + "-".join(map(str, (*HIDDEN, CODE))), "batchnorm": "none"}
+        return super().protocol(task)
 
     def unsuited(self, task: Task) -> str | None:
         """It needs labels to copy."""

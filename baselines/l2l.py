@@ -144,9 +144,7 @@ class LibraryMAMLLearner(Learner):
         self.config = config
         self.task = task
         self.net = PlainNet(config.backbone_for(task), task.x_shape, task.n_out, config.batch_norm != "none")
-        regression = task.kind == "regression"
-        self.rate = config.inner_lr or (0.01 if regression else 0.4)
-        self.eval_steps = config.eval_steps or (10 if regression else 3)
+        self.rate, self.eval_steps = config.adaptation(task)
 
     def forward(self, support: Examples, query_x: Tensor) -> Tensor:
         """Adapt to the support, then answer; the number of steps depends on the mode. Works under `no_grad`."""
@@ -204,6 +202,16 @@ class LibraryMAML(AdaptingMethod):
     inner_lr: float = option(0.0, "learning rate of adaptation; 0: .4 for classes, .01 for regression")
     train_steps: int = option(1, "gradient steps of adaptation in training")
     eval_steps: int = option(0, "gradient steps of adaptation in evaluation; 0: 3 for classes, 10 for regression")
+
+    def adaptation(self, task: Task) -> tuple[float, int]:
+        """The learning rate of adaptation and its steps in evaluation that 0 means for a task."""
+        rate, steps = (0.01, 10) if task.kind == "regression" else (0.4, 3)
+        return self.inner_lr or rate, self.eval_steps or steps
+
+    def protocol(self, task: Task) -> dict[str, str]:
+        """The rate and the steps too; see `Method.protocol`."""
+        rate, steps = self.adaptation(task)
+        return super().protocol(task) | {"inner_lr": str(rate), "test_steps": str(steps)}
 
     def build(self, task: Task) -> LibraryMAMLLearner:
         """A fresh learner; see `Method.build`."""

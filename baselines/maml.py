@@ -231,6 +231,10 @@ class MAML(AdaptingMethod):
         """A fresh learner; see `Method.build`."""
         return MAMLLearner(self, task)
 
-    def losses(self, learners: Sequence[Learner], episodes: Sequence[Episode], task: Task) -> list[Tensor] | None:
+    def stacks(self, task: Task) -> bool:
+        """Where all steps count alike; see `TrainedMethod.stacks`."""
+        return not self.multi_step and not task.online
+
+    def losses(self, learners: Sequence[Learner], episodes: Sequence[Episode], task: Task) -> list[Tensor]:
         """Those of learners of several seeds in one pass; see `TrainedMethod.losses`."""
-        return None if self.multi_step or task.online else joint(learners, episodes, task)
+        return joint(learners, episodes, task)

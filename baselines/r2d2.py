@@ -69,9 +69,13 @@ class R2D2(EmbeddingMethod):
         """Its head besides; see `Method.protocol`."""
         return super().protocol(task) | {"head": "ridge"}
 
-    def losses(self, learners: Sequence[Learner], episodes: Sequence[Episode], task: Task) -> list[Tensor] | None:
-        """Those of learners of several seeds in one pass, without BatchNorm; see `TrainedMethod.losses`."""
-        return None if task.online or image_shape(task.x_shape) else stacked_losses(learners, episodes, task)
+    def stacks(self, task: Task) -> bool:
+        """Without BatchNorm; see `TrainedMethod.stacks`."""
+        return not task.online and not image_shape(task.x_shape)
+
+    def losses(self, learners: Sequence[Learner], episodes: Sequence[Episode], task: Task) -> list[Tensor]:
+        """Those of learners of several seeds in one pass; see `TrainedMethod.losses`."""
+        return stacked_losses(learners, episodes, task)
 
     def unsuited(self, task: Task) -> str | None:
         """It needs labels to fit."""

@@ -154,6 +154,10 @@ class Reptile(AdaptingMethod):
         """Learning rate at a step; see `TrainedMethod.rate`."""
         return super().rate(step) * (max(0.0, 1 - step / self.anneal) if self.anneal else 1.0)
 
-    def losses(self, learners: Sequence[Learner], episodes: Sequence[Episode], task: Task) -> list[Tensor] | None:
+    def stacks(self, task: Task) -> bool:
+        """Where there are episodes; see `TrainedMethod.stacks`."""
+        return not task.online
+
+    def losses(self, learners: Sequence[Learner], episodes: Sequence[Episode], task: Task) -> list[Tensor]:
         """Those of learners of several seeds in one pass; see `TrainedMethod.losses`."""
-        return None if task.online else together(learners).losses(episodes)
+        return together(learners).losses(episodes)

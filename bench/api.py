@@ -314,13 +314,17 @@ class TrainedMethod(Method):
         """What one training step sees; override it for training that is not by episodes of the task."""
         return task.sample("train", self.batch, rng)
 
-    def losses(self, learners: Sequence[Learner], episodes: Sequence[Episode], task: Task) -> list[Tensor] | None:
-        """Training losses of its learners of several seeds, each on its own episode, in one pass; None: one by one.
+    def stacks(self, task: Task) -> bool:
+        """Whether learners of several seeds have their `losses` in one pass on a task; cheap."""
+        return False
 
-        Override it where small learners spend their time on calls: `bench run --stack` trains them so. A loss must
-        depend on the parameters of its own learner alone, and be that of `loss` but for rounding.
+    def losses(self, learners: Sequence[Learner], episodes: Sequence[Episode], task: Task) -> list[Tensor]:
+        """Training losses of its learners of several seeds, each on its own episode, in one pass.
+
+        Write it, and `stacks`, where small learners spend their time on calls: `bench run --stack` trains them so. A
+        loss must depend on the parameters of its own learner alone, and be that of `loss` but for rounding.
         """
-        return None
+        raise NotImplementedError(f"{type(self).__name__} has no losses")
 
     def rate(self, step: int) -> float:
         """Learning rate at a step (from 0)."""

@@ -7,11 +7,13 @@ store from computing the same cell at once; without it (a file system that has n
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import math
 import multiprocessing
 import os
 import queue
+import re
 import signal
 import threading
 import time
@@ -26,7 +28,7 @@ from typing import Any, Literal
 import torch
 
 from bench import files, records, registry
-from bench.api import Method, TrainedMethod
+from bench.api import TrainedMethod
 from bench.config import canonical
 from bench.errors import BenchError
 from bench.grid import Cell
@@ -111,16 +113,16 @@ Stack = tuple[Cell, ...]
 """Cells that are trained in one pass."""
 
 
-def stackable(method: Method) -> bool:
-    """Whether a method trains several seeds in one pass, on some task at least."""
-    return isinstance(method, TrainedMethod) and type(method).losses is not TrainedMethod.losses
+def stackable(cell: Cell) -> bool:
+    """Whether a cell can train in one pass with others of other seeds."""
+    return isinstance(cell.method, TrainedMethod) and cell.method.stacks(cell.task.training())
 
 
 def stacked(cells: Sequence[Cell], most: int) -> list[Stack]:
     """Cells in stacks of at most so many that differ in their seed alone; of one, where a method trains one by one."""
     groups: dict[Any, list[Cell]] = {}
     for cell in cells:
-        alone = most == 1 or not stackable(cell.method)
+        alone = most == 1 or not stackable(cell)
         groups.setdefault(cell.id if alone else canonical(cell.spec | {"seed": 0}), []).append(cell)
     return [tuple(group[i : i + most]) for group in groups.values() for i in range(0, len(group), most)]
 
@@ -198,15 +200,17 @@ def _failed(cell: Cell, error: Exception, context: Context) -> Outcome:
 
 def _no_room(error: Exception) -> bool:
     """Whether memory could not be had: Python, NumPy and CUDA say so by its kind, torch on a CPU in words."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    told = isinstance(error, RuntimeError) and re.search("can't allocate memory|Storage size calculation", str(error))
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or bool(told)
 
 
 def _said(error: Exception) -> str:
     if _no_room(error):
         said = str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2]
-        return f"there is no room in memory ({said}); make the batch or the sizes of the method or its task smaller"
+        said = f" ({said})" if said else ""
+        return f"there is no room in memory{said}; make the batch or the sizes of the method or its task smaller"
     return str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
 
 

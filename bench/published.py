@@ -9,15 +9,17 @@ reason is typed anywhere.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.config import build, canonical, late_defaults
+from bench.config import canonical, convert, late_defaults
 from bench.errors import BenchError
 
 FILE = "published.csv"
@@ -109,7 +111,6 @@ FIELDS = {
     "backbone": ("method.backbone", "method.encoder"),
     "batchnorm": ("method.batch_norm",),
     "order": ("method.order",),
-    "full_context": ("method.reads",),
     "context": ("method.context",),
     "features": ("method.features",),
     "head": ("method.head",),
@@ -351,15 +352,18 @@ def _meant(spec: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str]:
 
 @cache
 def _protocol(method: str, task: str) -> dict[str, str]:
-    """`Method.protocol` of the parts of a spec, without fields of another version; nothing where one is unknown."""
+    """`Method.protocol` of the parts of a spec, without values of another version; nothing where one is unknown."""
     registry.load()
     found: list[Any] = []
     for registered, part in ((registry.METHODS, json.loads(method)), (registry.TASKS, json.loads(task))):
-        try:
-            cls = registry.get(registered, part["name"])
-            found.append(build(cls, {name: value for name, value in part["fields"].items() if hasattr(cls, name)}))
-        except BenchError:
+        cls = registered.entries.get(part["name"])
+        if cls is None:
             return {}
+        today = {}
+        for f in dataclasses.fields(cls):
+            with suppress(BenchError, KeyError):
+                today[f.name] = convert(cls, f.name, part["fields"][f.name])
+        found.append(cls(**today))
     return found[0].protocol(found[1])
 
 

@@ -212,9 +212,9 @@ def _say_notes(request: Request, store: Store) -> None:
     err = views.console(stderr=True)
     for note in request.notes:
         err.print(f"note: {note}", soft_wrap=True)
-    alone = {c.method.name for c in request.cells if isinstance(c.method, TrainedMethod) and not stackable(c.method)}
+    alone = {c.method.name for c in request.cells if isinstance(c.method, TrainedMethod) and not stackable(c)}
     if request.stack > 1 and alone:
-        err.print(f"note: --stack changes nothing for {', '.join(sorted(alone))}: trained one seed after another")
+        err.print(f"note: --stack changes nothing here for {', '.join(sorted(alone))}: one seed after another")
     for problem in store.problems:
         err.print(f"warning: {problem}", soft_wrap=True)
 

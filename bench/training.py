@@ -180,21 +180,26 @@ def run_stack(cells: Sequence[Cell], context: Context) -> list[records.Record]:
 def _gradients(asked: Sequence[Asked]) -> list[Answered]:
     """Take the gradients of some training steps, in one pass where there are several and their method can."""
     began, cpu_began = time.monotonic(), time.process_time()
-    first, losses = asked[0], None
-    if len(asked) > 1 and all(a.task == first.task and _form(a) == _form(first) for a in asked):
+    first = asked[0]
+    method = cast(TrainedMethod, first.cell.method)
+    alike = len(asked) > 1 and all(a.task == first.task and _form(a) == _form(first) for a in asked)
+    if joined := alike and method.stacks(first.task):
         torch.manual_seed(_step_seed(first))
-        method = cast(TrainedMethod, first.cell.method)
         losses = method.losses([a.learner for a in asked], [a.episode for a in asked], first.task)
-    if losses is None:
-        losses = []
+        values = [loss.item() for loss in losses]
+        if finite := [loss for loss, value in zip(losses, values, strict=True) if math.isfinite(value)]:
+            (finite[0] if len(finite) == 1 else torch.stack(finite).sum()).backward()
+    else:
+        values = []
         for a in asked:
             torch.manual_seed(_step_seed(a))
-            losses.append(a.learner.loss(a.episode, a.task))
-    values = [loss.item() for loss in losses]
-    if finite := [loss for loss, value in zip(losses, values, strict=True) if math.isfinite(value)]:
-        (finite[0] if len(finite) == 1 else torch.stack(finite).sum()).backward()
+            loss = a.learner.loss(a.episode, a.task)
+            values.append(loss.item())
+            if math.isfinite(values[-1]):
+                loss.backward()
     spent, cpu_spent = time.monotonic() - began, time.process_time() - cpu_began
-    return [Answered(value, spent / len(asked), cpu_spent / len(asked), len(asked)) for value in values]
+    together = len(asked) if joined else 1
+    return [Answered(value, spent / len(asked), cpu_spent / len(asked), together) for value in values]
 
 
 def _form(asked: Asked) -> list[torch.Size]:

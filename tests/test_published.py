@@ -14,6 +14,7 @@ from synthetic import spec
 from baselines.adaptation import AdaptingMethod
 from baselines.cavia import CAVIA
 from baselines.maml import MAML
+from baselines.matching import Matching
 from baselines.protonet import ProtoNet
 from baselines.r2d2 import R2D2
 from baselines.reptile import Reptile
@@ -23,8 +24,9 @@ from bench.errors import BenchError
 from bench.grid import Budget, Cell
 from bench.published import lookup, protocol_match, rows
 from bench.tasks.gaussian import GaussianProcess
-from bench.tasks.glyphs import Glyphs
+from bench.tasks.glyphs import Glyphs, GlyphsOnline
 from bench.tasks.sinusoid import Sinusoid
+from mann.ntm import NTMMethod
 
 ANCHORS = [
     ("maml", "sinusoid", {"shot": 5, "adapt_steps": 1}, "Finn et al. 2017", 0.67),
@@ -226,7 +228,7 @@ def test_what_zero_means_is_what_a_learner_does(method: Any, task: Any) -> None:
     assert known["backbone"] == {"sinusoid": "mlp-40-40"}.get(network, network)
 
 
-@pytest.mark.parametrize("task", [Sinusoid(), GaussianProcess(), Glyphs()], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [Sinusoid(), GaussianProcess(), Glyphs(), GlyphsOnline()], ids=lambda task: task.name)
 @pytest.mark.parametrize("backbone", ["auto", "mlp", "sinusoid", "conv4"])
 @pytest.mark.parametrize("method", [MAML, CAVIA, Reptile, R2D2, ProtoNet])
 def test_transductive_is_who_lets_queries_help_one_another(method: Any, backbone: str, task: Any) -> None:
@@ -242,11 +244,26 @@ def test_transductive_is_who_lets_queries_help_one_another(method: Any, backbone
             torch.nn.init.normal_(norm.weight)
     episode = task.sample("train", 2, generator(0))
     with torch.no_grad():
-        together = learner(episode.support, episode.query.x)
-        alone = torch.cat([learner(episode.support, q) for q in episode.query.x.split(1, 1)], 1)
+        if task.online:
+            x, y = episode.query
+            together, alone = learner.stream(x, y)[:, :5], learner.stream(x[:, :5], y[:, :5])
+        else:
+            together = learner(episode.support, episode.query.x)
+            alone = torch.cat([learner(episode.support, q) for q in episode.query.x.split(1, 1)], 1)
     helped = not torch.allclose(together, alone, rtol=1e-3, atol=1e-4)
     known = published.facts(Cell(config, task, 0, Budget()).spec, {})
     assert (known["batchnorm"] == "transductive") == helped
+
+
+def test_values_of_another_version_change_nothing_else() -> None:
+    cells = [Cell(MAML(), Glyphs(), 0, Budget()).spec, Cell(Matching(reads=3), Glyphs(), 0, Budget()).spec]
+    for cell in cells:
+        cell["task"]["fields"] |= {"size": "large", "way": None, "forgotten": 3}
+        cell["method"]["fields"] |= {"lr": None, "optimizer": "gone", "rate": 1}
+    known = [published.facts(cell, {}) for cell in cells]
+    assert [k["backbone"] for k in known] == ["conv4", "conv4"]
+    assert (known[0]["inner_lr"], known[0]["test_steps"], known[1]["full_context"]) == ("0.4", "3", "yes")
+    assert "full_context" not in published.facts(Cell(NTMMethod(), Glyphs(), 0, Budget()).spec, {})
 
 
 def test_batch_statistics_are_a_difference() -> None:
