@@ -234,7 +234,7 @@ def test_what_zero_means_is_what_a_learner_does(method: Any, task: Any) -> None:
 def test_transductive_is_who_lets_queries_help_one_another(method: Any, backbone: str, task: Any) -> None:
     if backbone == "sinusoid" and not issubclass(method, AdaptingMethod):
         pytest.skip("no such backbone")
-    config = method(backbone=backbone, batch_norm="transductive")
+    config = method(backbone=backbone, batch_norm="transductive", **({"eval_steps": 2} if method is Reptile else {}))
     if config.unsuited(task):
         pytest.skip("not on this task")
     torch.manual_seed(0)
@@ -246,10 +246,11 @@ def test_transductive_is_who_lets_queries_help_one_another(method: Any, backbone
     with torch.no_grad():
         if task.online:
             x, y = episode.query
-            together, alone = learner.stream(x, y)[:, :5], learner.stream(x[:, :5], y[:, :5])
+            together, alone = learner.stream(x[:, :6], y[:, :6])[:, :3], learner.stream(x[:, :3], y[:, :3])
         else:
-            together = learner(episode.support, episode.query.x)
-            alone = torch.cat([learner(episode.support, q) for q in episode.query.x.split(1, 1)], 1)
+            asked = episode.query.x[:, :3]
+            together = learner(episode.support, asked)
+            alone = torch.cat([learner(episode.support, q) for q in asked.split(1, 1)], 1)
     helped = not torch.allclose(together, alone, rtol=1e-3, atol=1e-4)
     known = published.facts(Cell(config, task, 0, Budget()).spec, {})
     assert (known["batchnorm"] == "transductive") == helped
