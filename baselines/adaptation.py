@@ -55,6 +55,11 @@ class AdaptingLearner(Learner):
         return {step: self.answer(adapted, support, query_x, step) for step, adapted in path if step in reported}
 
 
+def recipe(task: Task) -> tuple[float, int]:
+    """Learning rate of adaptation and its steps in evaluation that Finn et al. 2017 have for a kind of task."""
+    return (0.01, 10) if task.kind == "regression" else (0.4, 3)
+
+
 def together(learners: Sequence[Learner]) -> Any:
     """A learner that answers for several, its peers."""
     made = copy.copy(cast(AdaptingLearner, learners[0]))
@@ -92,12 +97,9 @@ class AdaptingMethod(TrainedMethod):
     def protocol(self, task: Task) -> dict[str, str]:
         """The network and its normalisation; see `Method.protocol`."""
         backbone = self.backbone_for(task)
-        norm = {"support": "inductive"}.get(self.batch_norm, self.batch_norm)
-        if norm == "transductive" and task.online:
-            norm = "inductive"  # each step is one query, alone with its past
         if backbone == "sinusoid":
             return {"backbone": "mlp-40-40", "batchnorm": "none"}
-        return {"backbone": backbone, "batchnorm": norm}
+        return {"backbone": backbone, "batchnorm": {"support": "inductive"}.get(self.batch_norm, self.batch_norm)}
 
     def unsuited(self, task: Task) -> str | None:
         """It needs labels to adapt to, and convolutions need images."""

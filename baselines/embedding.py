@@ -80,8 +80,7 @@ class EmbeddingMethod(TrainedMethod):
         """The backbone and its BatchNorm, which dense layers do not have; see `Method.protocol`."""
         if self.backbone == "mlp" or not image_shape(task.x_shape):
             return {"backbone": "mlp-256-64", "batchnorm": "none"}
-        norm = "inductive" if task.online else self.batch_norm  # each step is one query, alone with its past
-        return {"backbone": "conv4" if self.backbone == "auto" else self.backbone, "batchnorm": norm}
+        return {"backbone": "conv4" if self.backbone == "auto" else self.backbone, "batchnorm": self.batch_norm}
 
     def unsuited(self, task: Task) -> str | None:
         """Some backbones need images, and those with BatchNorm more than one sequence to normalise a step over."""

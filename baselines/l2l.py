@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.adaptation import REPORTED, AdaptingMethod
+from baselines.adaptation import REPORTED, AdaptingMethod, recipe
 from baselines.backbones import image_shape
 from baselines.batched import EPSILON, HIDDEN, Backbone
 from baselines.embedding import EmbeddingLearner, EmbeddingMethod, needs_classes
@@ -205,7 +205,7 @@ class LibraryMAML(AdaptingMethod):
 
     def adaptation(self, task: Task) -> tuple[float, int]:
         """The learning rate of adaptation and its steps in evaluation that 0 means for a task."""
-        rate, steps = (0.01, 10) if task.kind == "regression" else (0.4, 3)
+        rate, steps = recipe(task)
         return self.inner_lr or rate, self.eval_steps or steps
 
     def protocol(self, task: Task) -> dict[str, str]:

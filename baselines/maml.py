@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from baselines.adaptation import AdaptingLearner, AdaptingMethod, joint
+from baselines.adaptation import AdaptingLearner, AdaptingMethod, joint, recipe
 from baselines.batched import BatchedNet, Weights, answers
 from bench.api import BenchError, Episode, Examples, Learner, Task, method, option
 
@@ -218,9 +218,8 @@ class MAML(AdaptingMethod):
 
     def adaptation(self, task: Task) -> tuple[float, int]:
         """The learning rate of adaptation and its steps in evaluation that 0 means for a task."""
-        regression = task.kind == "regression"
-        more = self.train_steps if self.rates != "fixed" else 10 if regression else 3
-        return self.inner_lr or (0.01 if regression else 0.4), self.eval_steps or more
+        rate, steps = recipe(task)
+        return self.inner_lr or rate, self.eval_steps or (steps if self.rates == "fixed" else self.train_steps)
 
     def protocol(self, task: Task) -> dict[str, str]:
         """The rate and the steps too; see `Method.protocol`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +10,7 @@ from torch.nn import functional as F
 
 from baselines.backbones import image_shape
 from baselines.embedding import EmbeddingLearner, EmbeddingMethod
-from bench.api import BenchError, Episode, Learner, Task, method, option
-from bench.stacking import stacked_losses
+from bench.api import BenchError, Task, method, option
 
 
 class R2D2Learner(EmbeddingLearner):
@@ -72,10 +70,6 @@ class R2D2(EmbeddingMethod):
     def stacks(self, task: Task) -> bool:
         """Without BatchNorm; see `TrainedMethod.stacks`."""
         return not task.online and not image_shape(task.x_shape)
-
-    def losses(self, learners: Sequence[Learner], episodes: Sequence[Episode], task: Task) -> list[Tensor]:
-        """Those of learners of several seeds in one pass; see `TrainedMethod.losses`."""
-        return stacked_losses(learners, episodes, task)
 
     def unsuited(self, task: Task) -> str | None:
         """It needs labels to fit."""

@@ -15,11 +15,12 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, get_arg
 import torch
 from numpy.random import Generator
 from torch import Tensor, nn
+from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
 from bench import data, extras, registry
 from bench.config import as_dict, build, canonical, override
-from bench.errors import BenchError, MissingData, MissingPackage, Unsuited
+from bench.errors import BenchError, MissingData, MissingPackage, Unsuited, no_room
 from bench.operations import Draw, Op, Outputs, Work, part
 from bench.registry import method, op, option, task, variant
 from bench.rmsprop import RMSProp
@@ -28,7 +29,7 @@ from bench.seeding import generator
 __all__ = [
     "Addresses", "Backend", "BenchError", "Draw", "Episode", "Examples", "Generator", "Learner", "Memory", "Method",
     "MissingData", "MissingPackage", "Op", "Outputs", "Split", "Task", "TrainedMethod", "Unsuited", "Work", "answer",
-    "build", "generator", "loadable", "method", "method_of", "op", "option", "part", "task", "variant",
+    "build", "generator", "loadable", "method", "method_of", "no_room", "op", "option", "part", "task", "variant",
 ]  # fmt: skip
 
 Split = Literal["train", "val", "test"]
@@ -315,16 +316,22 @@ class TrainedMethod(Method):
         return task.sample("train", self.batch, rng)
 
     def stacks(self, task: Task) -> bool:
-        """Whether learners of several seeds have their `losses` in one pass on a task; cheap."""
+        """Whether `losses` works for a task, and is worth it; cheap."""
         return False
 
     def losses(self, learners: Sequence[Learner], episodes: Sequence[Episode], task: Task) -> list[Tensor]:
         """Training losses of its learners of several seeds, each on its own episode, in one pass.
 
-        Write it, and `stacks`, where small learners spend their time on calls: `bench run --stack` trains them so. A
-        loss must depend on the parameters of its own learner alone, and be that of `loss` but for rounding.
+        `bench run --stack` trains small learners so, which spend their time on calls. The default maps `loss` over
+        stacked parameters (`torch.func.vmap`): for learners of one shape, on episodes of equal shapes, whose loss draws
+        nothing, changes no buffer and takes no gradient of its own. Override it for others, or to be faster. A loss
+        must depend on the parameters of its own learner alone, and be that of `loss` but for rounding.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no losses")
+        module = _Loss(learners[0], task)
+        own = [dict(learner.named_parameters(prefix="learner")) for learner in learners]
+        stacked = {name: torch.stack([each[name] for each in own]) for name in own[0]}
+        tensors = [torch.stack(same) for same in zip(*((*e.support, *e.query) for e in episodes), strict=True)]
+        return list(vmap(lambda parameters, *episode: functional_call(module, parameters, episode))(stacked, *tensors))
 
     def rate(self, step: int) -> float:
         """Learning rate at a step (from 0)."""
@@ -402,6 +409,17 @@ class Learner(nn.Module):
         gradient; predictions stay what they are, and nothing is kept.
         """
         return None
+
+
+class _Loss(nn.Module):
+    """A learner's loss as a module's `forward`, which is what `functional_call` calls."""
+
+    def __init__(self, learner: Learner, task: Task) -> None:
+        super().__init__()
+        self.learner, self.task = learner, task
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self.learner.loss(Episode(Examples(*tensors[:2]), Examples(*tensors[2:])), self.task)
 
 
 def answer(learner: Learner, episode: Episode, task: Task) -> Tensor:

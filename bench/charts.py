@@ -35,6 +35,8 @@ SIZE = (5.2, 3.3)
 """Inches of a panel with its labels."""
 LABEL = 0.066
 """Height of a line of a label, as a part of a panel's."""
+TITLE = 50
+"""Letters of a panel's title in a line."""
 WRAP = 24
 COLOURS = 128
 """Of a picture's file."""
@@ -194,7 +196,8 @@ def figure(chart: Chart) -> Figure:
     for i, (panel, group) in enumerate(places):
         axes = made.add_subplot(grid[i // columns, i % columns])
         _panel(axes, panel, group)
-        axes.set_title(panel.title if group is groups[0] or len(chart.panels) == 1 else "")
+        titled = group is groups[0] or len(chart.panels) == 1
+        axes.set_title(textwrap.fill(panel.title, TITLE) if titled else "")
         axes.set_xlabel(panel.x_label if group is groups[-1] or len(chart.panels) == 1 else "")
     return made
 

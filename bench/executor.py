@@ -7,13 +7,11 @@ store from computing the same cell at once; without it (a file system that has n
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import math
 import multiprocessing
 import os
 import queue
-import re
 import signal
 import threading
 import time
@@ -25,12 +23,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from bench import files, records, registry
 from bench.api import TrainedMethod
 from bench.config import canonical
-from bench.errors import BenchError
+from bench.errors import BenchError, no_room
 from bench.grid import Cell
 from bench.training import Context, Interrupted, Progress, run_cell, run_stack
 
@@ -195,19 +191,11 @@ def _run(cell: Cell, context: Context, message: str = "") -> Outcome:
 def _failed(cell: Cell, error: Exception, context: Context) -> Outcome:
     message = _said(error)
     log_failure(context.results, cell, message, traceback.format_exc())
-    return Outcome(cell, "failed", message, isinstance(error, BenchError) or _no_room(error))
-
-
-def _no_room(error: Exception) -> bool:
-    """Whether memory could not be had: Python, NumPy and CUDA say so by its kind, torch on a CPU in words."""
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    told = isinstance(error, RuntimeError) and re.search("can't allocate memory|Storage size calculation", str(error))
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or bool(told)
+    return Outcome(cell, "failed", message, isinstance(error, BenchError) or no_room(error))
 
 
 def _said(error: Exception) -> str:
-    if _no_room(error):
+    if no_room(error):
         said = str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2]
         said = f" ({said})" if said else ""
         return f"there is no room in memory{said}; make the batch or the sizes of the method or its task smaller"

@@ -340,14 +340,13 @@ def _late(method: str) -> dict[str, Any]:
 
 def _meant(spec: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str]:
     """What 0 and auto mean of a method on a task; of what is recorded, or is no field of the method."""
-    meant = _protocol(canonical(spec["method"]), canonical(spec["task"]))
     cls = registry.METHODS.entries.get(spec["method"]["name"])
-    silent = {
-        name
-        for name, places in FIELDS.items()
-        if name not in known and any(hasattr(cls, place.removeprefix("method.")) for place in places)
-    }
-    return {name: text for name, text in meant.items() if name not in silent}
+
+    def told(name: str) -> bool:
+        return name in known or not any(hasattr(cls, place.removeprefix("method.")) for place in FIELDS.get(name, ()))
+
+    meant = _protocol(canonical(spec["method"]), canonical(spec["task"]))
+    return {name: text for name, text in meant.items() if told(name)}
 
 
 @cache
@@ -364,7 +363,10 @@ def _protocol(method: str, task: str) -> dict[str, str]:
             with suppress(BenchError, KeyError):
                 today[f.name] = convert(cls, f.name, part["fields"][f.name])
         found.append(cls(**today))
-    return found[0].protocol(found[1])
+    told: dict[str, str] = found[0].protocol(found[1])
+    if told.get("batchnorm") == "transductive" and found[1].online:  # where no step sees a later one
+        told["batchnorm"] = "inductive"
+    return told
 
 
 def _reasons(ours: Mapping[str, str], row: Published, columns: Mapping[str, str]) -> list[str]:

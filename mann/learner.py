@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from bench.api import Addresses, Backend, BenchError, Examples, Learner, Memory, Task, TrainedMethod, option
+from bench.api import Addresses, Backend, BenchError, Examples, Learner, Memory, Task, TrainedMethod, no_room, option
 from mann.ablations import ABLATIONS, AblationName
 from mann.controllers import CONTROLLERS, Controller, ControllerName
 from mann.encoders import Encoder, EncoderName, make_encoder, unsuited_encoder
@@ -224,10 +224,9 @@ class MemoryMethod(TrainedMethod):
             with torch.random.fork_rng(devices=[]), suppress(NotImplementedError, AttributeError):
                 self.memory(Task())
         except (RuntimeError, TypeError) as error:
-            said = str(error).splitlines()[0]
-            if "allocate" not in said and "Overflow" not in said:  # a mistake in the memory
+            if not no_room(error):  # a mistake in the memory
                 raise
-            raise BenchError(f"{self.name}: there is no room for its memory: {said}") from None
+            raise BenchError(f"{self.name}: there is no room for its memory: {str(error).splitlines()[0]}") from None
         if self.ablate == "other" and self.batch < 2:
             raise BenchError(f"{self.name}.ablate=other needs another episode in a batch; set batch=2 or more")
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from shell import QUICK, TOYS, bench, end, refused, results_of, shell, start, toys  # noqa: F401
 
-from bench import completion, live, registry, views
+from bench import completion, executor, live, registry, views
+from bench.errors import no_room
 from bench.grid import suites
 from bench.published import KIN
 from bench.training import Progress
@@ -156,6 +157,18 @@ def test_what_has_no_room_is_said_in_a_sentence(capsys: pytest.CaptureFixture[st
     assert "there is no room in memory (can't allocate memory: you tried to allocate" in said.err
     assert "make the batch or the sizes of the method or its task smaller" in said.err
     assert "Error: " not in said.err
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [(MemoryError(), True), (OSError(12, "Cannot allocate memory"), True), (OSError(2, "No such file"), False),
+     (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), True), (RuntimeError("shapes differ"), False),
+     (RuntimeError("Storage size calculation overflowed with sizes=[9]"), True), (KeyError("memory"), False)],
+)  # fmt: skip
+def test_which_errors_say_that_memory_is_full(error: Exception, full: bool) -> None:
+    assert no_room(error) == full
+    assert executor._said(error).startswith("there is no room in memory") == full
+    assert "()" not in executor._said(MemoryError())
 
 
 def test_failed_cells_do_not_stop_others_and_name_their_log(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def test_what_cannot_be_joined_is_computed_one_by_one() -> None:
         together = run_stack(cells(method=MAML(batch=2, multi_step=5, train_steps=2)), context)
         for cell, record in zip(cells(method=MAML(batch=2, multi_step=5, train_steps=2)), together, strict=True):
             assert record.result == run_cell(cell, apart).result, "to the bit"
+            assert "stacked" not in record.env
 
 
 # -------------------------------------------------------------------------------------------------------------- records
