@@ -365,6 +365,12 @@ def test_a_memory_that_was_taken_away_is_drawn_and_does_not_compete() -> None:
     assert found.matrix is None or not any("ablate" in name for name in found.matrix.names)
 
 
+def test_the_setting_of_most_methods_comes_first() -> None:
+    made = [synthetic.scored(synthetic.spec(name, "omniglot", fields={}, task_fields={"way": way}), 0.9)
+            for name, way in (("m0", 5), ("m0", 20), ("m1", 20))]  # fmt: skip
+    assert _block(made, "omniglot").settings == ["20-way 1-shot", "5-way 1-shot"]
+
+
 def test_verdicts_are_opposite_across_the_diagonal_and_the_sentence_agrees() -> None:
     block = _block(synthetic.showcase(range(6)), "omniglot")
     found = summary.rankings(block, blocks.Looks([]))[0]

@@ -36,10 +36,11 @@ class Block:
 
     @cached_property
     def settings(self) -> list[str]:
-        """Names of settings in which something was measured; what was trained for comes first."""
-        there = self.table[(self.table["at"] == "") & (self.table["n_seeds"] > 0)]["setting"].drop_duplicates()
+        """Names of settings in which something was measured: what was trained for first, of that what most were."""
+        there = self.table[(self.table["at"] == "") & (self.table["n_seeds"] > 0)]
         trained = set(self.made.loc[self.made["evaluation"] == "", "setting"])
-        return [str(s) for s in sorted(there, key=lambda s: s not in trained)]
+        methods = {str(setting): len(rows) for setting, rows in there.groupby("setting", sort=False)}
+        return sorted(methods, key=lambda s: (s not in trained, -methods[s]))
 
     @cached_property
     def methods(self) -> dict[str, str]:

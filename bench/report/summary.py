@@ -83,7 +83,7 @@ class Ranking:
 
 
 def rankings(block: Block, looks: Looks) -> list[Ranking]:
-    """A ranking a setting, the one that was trained for first."""
+    """A ranking a setting, in the order of `Block.settings`."""
     found = []
     for setting in block.settings:
         table = block.table[(block.table["at"] == "") & (block.table["setting"] == setting)]
