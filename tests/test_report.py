@@ -297,6 +297,9 @@ def test_one_seed_at_the_top_does_not_speak_for_the_others() -> None:
     few = [r for r in made if r["spec"]["seed"] == 0]
     found = summary.rankings(_block(few, "omniglot"), blocks.Looks([]))[0]
     assert found.sentence.endswith("too few to tell any two methods apart.")
+    alone = [r for r in made if r["spec"]["method"]["name"] != "lone"]
+    found = summary.rankings(_block([r for r in alone if r in few or "'a'" in str(r)], "omniglot"), blocks.Looks([]))[0]
+    assert "over 3 seeds, of which others share 1: too few" in found.sentence
 
 
 def test_across_tasks_is_what_the_measures_say() -> None:

@@ -226,7 +226,8 @@ def sentence(table: pd.DataFrame, labels: Mapping[str, str], compared: Sequence[
         n = max((len(c.seeds) for c in against.values()), default=0)
         others = any(len(c.seeds) >= FEWEST for c in compared)
         apart = "it from any other" if others else "any two methods apart"
-        return f"{text}, over {n} seed{'s' * (n != 1)}: too few to tell {apart}."
+        shares = f", of which others share {n}" if n < best.n_seeds else ""
+        return f"{text}, over {best.n_seeds} seed{'s' * (best.n_seeds != 1)}{shares}: too few to tell {apart}."
     parts = [text]
     if "better" in by_word:
         parts.append(f"better than {_list(by_word['better'])}")
