@@ -196,7 +196,7 @@ def run(
     method: Methods = None,
     task: Tasks = None,
     setting: Settings = None,
-    seeds: Annotated[str | None, typer.Option(metavar="SEEDS", help="Seeds, as 0-4, 3 or 0,2,5-7.")] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", metavar="SEEDS", help="Seeds, as 0-4, 3 or 0,2,5-7.")] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", help="Training steps of each cell.")] = None,
     data: Data = None,
     results: Results = RESULTS,
@@ -204,9 +204,9 @@ def run(
     executor: Annotated[str, typer.Option(metavar="NAME", help="Where: local, or as jobs of slurm or ray.")] = "local",
     threads: Annotated[int | None, typer.Option(metavar="N", help="Torch threads of each; else cores shared.")] = None,
     stack: Annotated[int, typer.Option(metavar="N", help="Seeds at once in one pass, of small methods that can.")] = 1,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda or auto.")] = "cpu",
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda or auto.")] = "cpu",
     backend: Annotated[
-        str, typer.Option(metavar="BACKEND", help="auto, reference or fused: how memories are computed.")
+        str, typer.Option("--backend", metavar="BACKEND", help="auto, reference or fused: how memories are computed.")
     ] = "auto",
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Run the I-th of N parts only.")] = None,
     dry_run: Annotated[
@@ -409,14 +409,15 @@ def profile(
     ] = None,
     memory: Annotated[str | None, typer.Option(metavar="METHOD", help="Only what this method's memory does.",
                                                autocompletion=completion.methods)] = None,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu or cuda.")] = "cpu",
     slots: Annotated[str | None, typer.Option(metavar="SIZES", help="As 64..1M or 64,256,1k.")] = None,
     width: Annotated[str | None, typer.Option(metavar="SIZES", help="Numbers that a slot holds.")] = None,
     heads: Annotated[str | None, typer.Option(metavar="SIZES", help="Heads.")] = None,
     batch: Annotated[str | None, typer.Option(metavar="SIZES", help="Rows of a batch.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", metavar="OP.FIELD=VALUE",
                                                       help="Another size of an op, as lrua-scan.steps=20.")] = None,
-    dtype: Annotated[str, typer.Option(metavar="DTYPE", help="float32, float64; some ops: bfloat16.")] = "float32",
+    dtype: Annotated[str, typer.Option("--dtype", metavar="DTYPE",
+                                       help="float32, float64; some ops: bfloat16.")] = "float32",
     backward: Annotated[bool, typer.Option("--backward", help="Also forward and backward pass together.")] = False,
     variant: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only eager, compiled, or fused.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Two sizes, few samples, little compiled: a minute.")] = False,

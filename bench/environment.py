@@ -59,13 +59,22 @@ def describe(device: str, threads: int, packages: Collection[str] = ()) -> dict[
             "numpy": version("numpy"),
             "cuda": torch.version.cuda if device == "cuda" else None,
             "platform": f"{platform.system()} {platform.machine()}",
-            "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+            "device": device_name(device),
             "cores": os.cpu_count(),
             "threads": threads,
             "memory": " ".join(f"{name}={os.environ[name]}" for name in MEMORY if name in os.environ) or None,
             "precision": "float32",
         }
     )
+
+
+def device_name(device: str) -> str:
+    """The model name of the GPU, or of the processor."""
+    if device != "cuda":
+        return cpu_name()
+    import torch
+
+    return torch.cuda.get_device_name()
 
 
 def cpu_name() -> str:

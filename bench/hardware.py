@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.environment import cpu_name
+from bench import environment
 
 GPU_STATE = (
     "driver_version",
@@ -25,11 +25,8 @@ GPU_STATE = (
 
 def device_name(device: str) -> str:
     """The processor's or the accelerator's model name."""
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.get_device_name()
-    return f"{cpu_name()}, {os.cpu_count()} cores"
+    name = environment.device_name(device)
+    return name if device == "cuda" else f"{name}, {os.cpu_count()} cores"
 
 
 def slug(name: str) -> str:

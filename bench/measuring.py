@@ -167,8 +167,10 @@ def disagreement(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
     """Largest difference of any pair of tensors, relative to the largest number of the expected one.
 
     What is small beside the other tensors, as a gradient that cancels out, counts as a hundredth of the largest of all.
-    Infinite where a whole number or a shape differs, or where a number is not finite.
+    Infinite where a whole number or a shape differs, or where a number is not finite, or where one has more tensors.
     """
+    if len(expected) != len(found):
+        return math.inf
     largest = [a.abs().max().item() for a in expected if a.is_floating_point() and a.numel()]
     worst, least = 0.0, max([*largest, torch.finfo(torch.float32).tiny]) / 100
     for a, b in zip(expected, found, strict=True):

@@ -59,7 +59,8 @@ class Context:
     """Seeds at once, of methods that can train several in one pass: results are the same but for rounding."""
 
 
-NOTES = ("best_step", "best_score", "loss_sum", "loss_steps", "train_s", "train_cpu_s", "curve", "resumed", "stacked")
+NOTES = ("best_step", "best_score", "loss_sum", "loss_steps", "train_s", "train_cpu_s", "curve", "resumed", "stacked",
+         "device")  # fmt: skip
 """What a checkpoint keeps of `Training` as JSON."""
 
 
@@ -83,7 +84,9 @@ class Training:
     ran: list[str] = field(default_factory=list)
     """Backends that have been at work, before a resumption too."""
     resumed: list[dict[str, Any]] = field(default_factory=list)
-    """Where training was taken up again, and by which code."""
+    """Where training was taken up again, by which code, and on what device the part before ran."""
+    device: str = ""
+    """What it trains on; in a checkpoint, what it was made on."""
     stacked: int = 1
     """The most cells that took a step side by side, before a resumption too."""
 
@@ -319,7 +322,9 @@ def _train(
     if saved:
         training.restore(saved)
         code = environment.source()
-        training.resumed.append({"step": training.step, "commit": code["commit"], "source": code["source_sha256"]})
+        segment = {"step": training.step, "commit": code["commit"], "source": code["source_sha256"]}
+        training.resumed.append(segment | ({"device": training.device} if training.device else {}))
+    training.device = environment.device_name(context.device)
     validations = set(budget.validation_steps())
     # Without validation the curve still gets twenty points of training loss.
     points = validations or set(replace(budget, validations=20).validation_steps())

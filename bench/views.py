@@ -229,7 +229,8 @@ def print_record(out: Console, record: Record, path: Path) -> None:
     resumed = record.env.get("resumed", [])
     _print_pairs(out, "environment", {k: v for k, v in record.env.items() if k != "resumed"})
     for segment in resumed:
-        out.print(f"resumed at step {segment.get('step')} with commit {segment.get('commit')}")
+        before = f", until then on {segment['device']}" if segment.get("device") else ""
+        out.print(f"resumed at step {segment.get('step')} with commit {segment.get('commit')}{before}")
     if record.data:
         out.print(f"data {record.data['name']}, sha256 {record.data['sha256']}", soft_wrap=True)
     out.print(f"\nmake it again:\n  {again(record)}", soft_wrap=True)

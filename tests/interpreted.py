@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from bench import registry
+from bench import measuring, registry
 from bench.api import BenchError
 from mann import LRUA, NTM, unroll
 from mann.kernels import cuda_scans, triton_checks, triton_content, triton_learner, triton_write
@@ -47,6 +47,25 @@ def test_other_dtypes_lose_no_more_than_their_rounding(name, dtype):
     generator = triton_checks.seeded(1)
     subject = next(s for each, s in triton_checks.subjects(triton_checks.ODD, generator) if each == name)
     assert triton_checks.compare(subject, "cpu", dtype, generator).passed(dtype)
+
+
+@pytest.mark.parametrize("name", ["content", "erase-add", "lrua-step", "lrua-scan", "ntm-scan"])
+def test_what_is_profiled_on_a_gpu_gives_what_its_op_gives(name):
+    registry.load()
+    op = registry.OPS.entries[name](batch=2, slots=6, width=3, **({"steps": 3} if name.endswith("scan") else {}))
+    draw = measuring.Draw(torch.float64, "cpu")
+    assert measuring.check(op, measuring.variant(op, "triton"), draw, backward=True) > 0
+
+
+def test_paper_sizes_leave_rows_to_compare():
+    """At 128 slots some two usages are always close; what counts is which are the smallest."""
+    subjects = dict(triton_checks.subjects(triton_checks.PAPER, triton_checks.seeded()))
+    subject = subjects["lrua (separate, gated, erase all) + lstm"]
+    subject.reference(subject.module.double(), subject.inputs)
+    rows = triton_checks._clear(subject.usages, 16, subject.written, triton_checks.CLOSE[torch.float32])
+    assert 8 <= rows.sum() < 16
+    tied = [torch.tensor([[0.0, 0.1, 0.1, 0.5], [0.0, 0.1, 0.2, 0.2]])]
+    assert triton_checks._clear(tied, 2, 2, 1e-5).tolist() == [0, 1]
 
 
 def test_a_wrong_gradient_would_be_found():

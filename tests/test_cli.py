@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from shell import QUICK, TOYS, bench, end, refused, results_of, shell, start, toys  # noqa: F401
 
-from bench import completion, executor, live, registry, views
+from bench import cli, completion, executor, live, registry, views
 from bench.errors import no_room
 from bench.grid import suites
 from bench.published import KIN
@@ -508,3 +509,16 @@ def test_how_torch_waits_and_takes_memory_is_ours_to_say_unless_the_user_does(
         environment = {k: v for k, v in os.environ.items() if k != name} | given
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
         assert done.stdout.split() == [found, "False"]
+
+
+def test_an_option_whose_metavar_is_its_name_says_its_name() -> None:
+    """Typer 0.27 takes such a metavar for the name: `--DEVICE`."""
+    for command in (*cli.app.registered_commands, *cli.data_app.registered_commands):
+        assert command.callback is not None
+        for name, parameter in inspect.signature(command.callback, eval_str=True).parameters.items():
+            for option in getattr(parameter.annotation, "__metadata__", ()):
+                alike = (getattr(option, "metavar", None) or "").lower() == name
+                # In an annotation typer keeps the first name as what is elsewhere the default.
+                assert not alike or str(option.default).startswith("-"), (
+                    f"{command.callback.__name__}: name --{name} itself"
+                )

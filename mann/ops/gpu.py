@@ -43,8 +43,7 @@ def lrua(self: Any, interface: Tensor) -> Outputs:
     """One launch a sequence."""
     from mann.kernels.triton_lrua import lrua_scan
 
-    reads, state = lrua_scan(self.cell, interface, self.cell.initial_state(len(interface), interface))
-    return reads, state.memory
+    return lrua_scan(self.cell, interface, self.cell.initial_state(len(interface), interface))[0]
 
 
 @variant("ntm-scan", "triton", devices=("cuda",))
@@ -52,5 +51,4 @@ def ntm(self: Any, interface: Tensor) -> Outputs:
     """One launch a sequence."""
     from mann.kernels.triton_ntm import ntm_scan
 
-    reads, state = ntm_scan(self.cell, interface, self.cell.initial_state(len(interface), interface))
-    return reads, state.memory
+    return ntm_scan(self.cell, interface, self.cell.initial_state(len(interface), interface))[0]
