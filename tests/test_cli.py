@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from shell import QUICK, TOYS, bench, end, refused, results_of, shell, start, toys  # noqa: F401
+from typer.models import OptionInfo
 
 from bench import cli, completion, executor, live, registry, views
 from bench.errors import no_room
@@ -517,6 +518,8 @@ def test_an_option_whose_metavar_is_its_name_says_its_name() -> None:
         assert command.callback is not None
         for name, parameter in inspect.signature(command.callback, eval_str=True).parameters.items():
             for option in getattr(parameter.annotation, "__metadata__", ()):
+                if not isinstance(option, OptionInfo):
+                    continue
                 alike = (getattr(option, "metavar", None) or "").lower() == name
                 # In an annotation typer keeps the first name as what is elsewhere the default.
                 assert not alike or str(option.default).startswith("-"), (
