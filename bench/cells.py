@@ -108,11 +108,11 @@ def times(logarithms: Estimate) -> str:
     """A ratio and its interval, of their logarithms, each with two digits of its own or what the interval leaves."""
     half = logarithms.half_width
     digits = max(2, 1 - math.floor(math.log10(half))) if half > 0 else 3
-    ends = [_significant(math.exp(v), digits) for v in logarithms]
+    ends = [significant(math.exp(v), digits) for v in logarithms]
     return ends[0] if math.isnan(logarithms.low) else f"{ends[0]} [{ends[1]}, {ends[2]}]"
 
 
-def _significant(value: float, digits: int) -> str:
+def significant(value: float, digits: int) -> str:
     """So many digits, without an exponent where that can be read."""
     if not 1e-6 <= value < 1e9:
         return f"{value:.{digits - 1}e}"

@@ -8,7 +8,7 @@ and for the latencies of everything that depends on what came just before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,6 +142,22 @@ def markdown(rows: list[Prediction]) -> str:
         seconds = (r.floor, r.weights_wait, r.latency, r.expected)
         numbers = (r.traffic / 1e6, r.flops / 1e6, *(1e6 * each for each in seconds))
         lines.append(f"| {r.name} | " + " | ".join(f"{n:.3g}" if n < 1000 else f"{n:.0f}" for n in numbers) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def measured(scans: Mapping[str, Any], training: Mapping[str, Any]) -> str:
+    """What `bench.gpu_check` recorded of scans and of a training step, as two tables."""
+    lines = [
+        "| scan | launched, µs | replayed, µs | expected on an H100, µs | replayed / expected |",
+        "|---|---|---|---|---|",
+    ]
+    for r in scans["rows"]:
+        launched, replayed = (r[way]["median"] for way in ("launched", "replayed"))
+        figures = (launched, replayed, r["predicted"])
+        lines.append(f"| {r['scan']} | " + " | ".join(f"{1e6 * s:.0f}" for s in figures)
+                     + f" | {replayed / r['predicted']:.2f} |")  # fmt: skip
+    lines += ["", "| a training step | ms | times as fast as eager |", "|---|---|---|"]
+    lines += [f"| {r['way']} | {1e3 * r['seconds']['median']:.3g} | {r['ratio']:.3g} |" for r in training["rows"]]
     return "\n".join(lines) + "\n"
 
 

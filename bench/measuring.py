@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 import warnings
 import weakref
@@ -62,6 +63,8 @@ VIEWS = frozenset(
     )
 )
 """Operators that compute nothing: they are no launches."""
+LAUNCH = re.compile("cu(da)?(Launch(Cooperative)?Kernel|Mem(cpy|set))")
+"""What a process calls to start work on a CUDA device, by the runtime or the driver."""
 STEPS = 4
 """Longer sequences are not run to learn what they need: it is found for half as many steps and these, and continued."""
 # The profiler would report each of its starts on stderr, from C++; it reads this when it is first used.
@@ -265,8 +268,8 @@ def _peak(op: Op, dtype: torch.dtype, backward: bool) -> int:
 def cost(call: Call, device: str, compiled: bool) -> Cost:
     """Launches and bytes of one call, from a profiled run that is not timed.
 
-    A launch is a kernel on an accelerator, an operator called from Python or autograd on a CPU unless it is one of
-    VIEWS; one of a compiled graph counts once, beside the operators it calls.
+    A launch is a kernel or copy on an accelerator, an operator called from Python or autograd on a CPU unless it is one
+    of VIEWS; one of a compiled graph counts once, beside the operators it calls.
     """
     with profile(use_device="cuda" if device == "cuda" else None, profile_memory=True) as prof:
         kept = call()
@@ -276,7 +279,8 @@ def cost(call: Call, device: str, compiled: bool) -> Cost:
     # The events as they were collected: to nest them as `prof.events()` does takes seconds for a long sequence.
     assert prof.kineto_results is not None
     kind = DeviceType.CUDA if device == "cuda" else DeviceType.CPU
-    events = [e for e in prof.kineto_results.events() if e.device_type() == kind]
+    every = prof.kineto_results.events()
+    events = [e for e in every if e.device_type() == kind]
     now = peak = allocated = 0
     for e in events:
         if e.name() == "[memory]":
@@ -284,7 +288,8 @@ def cost(call: Call, device: str, compiled: bool) -> Cost:
             allocated += max(0, e.nbytes())
             peak = max(peak, now)
     if device == "cuda":
-        launches = sum(e.name() != "[memory]" and not e.is_user_annotation() for e in events)
+        # Counted where they are called: an H200 showed calls here, and no kernels.
+        launches = sum(LAUNCH.match(e.name()) is not None for e in every if e.device_type() == DeviceType.CPU)
     else:
         spans = [
             (e.start_thread_id(), e.start_ns(), e.end_ns())

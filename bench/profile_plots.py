@@ -114,9 +114,10 @@ def _roofs(axes: Axes, made: Sequence[dict[str, Any]], ends: tuple[float, float]
     bandwidth, compute = drawn[0]
     legend = [Line2D([], [], color="black", lw=2.5, label="roofs"),
               Line2D([], [], color=GREY, lw=1, ls=DASHES[1], label="of another run")][: len(drawn)]  # fmt: skip
-    axes.text(ends[1], 1.1 * min(compute, ends[1] * bandwidth) / 1e9, f"matrix product, {compute / 1e9:.3g} GFLOP/s"
-              if ends[1] * bandwidth > compute else "", ha="right", va="bottom")  # fmt: skip
-    axes.text(ends[0], 5 * ends[0] * bandwidth / 1e9, f"copy, {bandwidth / 1e9:.3g} GB/s", ha="left",
+    if ends[1] * bandwidth > compute:
+        axes.text(ends[1], 1.1 * compute / 1e9, f"matrix product, {profiles.giga(compute)} GFLOP/s", ha="right",
+                  va="bottom")  # fmt: skip
+    axes.text(ends[0], 5 * ends[0] * bandwidth / 1e9, f"copy, {profiles.giga(bandwidth)} GB/s", ha="left",
               va="bottom")  # fmt: skip
     return legend
 
@@ -179,7 +180,9 @@ def _panel(axes: Axes, p: dict[str, Any], what: str, names: Sequence[str]) -> No
     low, high = axes.get_ylim()
     middle = math.sqrt(low * high)
     low, high = min(low, middle / DECADE), max(high, middle * DECADE)  # what is flat looks flat
-    axes.yaxis.set_major_locator(LogLocator(base=10, numticks=6))
+    axes.yaxis.set_major_locator(LogLocator(base=10 if what == "time" else 2, numticks=6))
+    if what == "memory":  # tens of bytes lie between round numbers of KiB
+        axes.yaxis.minorticks_off()
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value, unit)))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(low, high * (high / low) ** (0.1 + 0.11 * len(labels)))  # room for the text

@@ -47,8 +47,8 @@ def render(loaded: Profiles) -> dict[str, str]:
         parts += [
             f"## {cells.safe(device)}, {dtype}",
             f"{env['threads']} thread{'s' * (env['threads'] > 1)}, torch {env['torch']}, "
-            f"{newest['finished'].partition('T')[0]}: copy {roofs['bandwidth'] / 1e9:.3g} GB/s, matrix product "
-            f"{roofs['compute'] / 1e9:.3g} GFLOP/s, empty launch {duration(roofs['launch'])}.",
+            f"{newest['finished'].partition('T')[0]}: copy {profiles.giga(roofs['bandwidth'])} GB/s, matrix product "
+            f"{profiles.giga(roofs['compute'])} GFLOP/s, empty launch {duration(roofs['launch'])}.",
             _table(made),
         ]
     return {NAME: "\n\n".join(parts) + "\n"}

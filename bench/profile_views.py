@@ -114,11 +114,12 @@ def size_text(profile: dict[str, Any], row: dict[str, Any]) -> str:
 def roofs_text(limits: Roofs, profile: dict[str, Any]) -> str:
     """The roofs and where they were measured."""
     known = profile["roofs"]["theoretical_bandwidth"]
+    copy, product = (profiles.giga(each) for each in (limits.bandwidth, limits.compute))
     return (
         f"roofs of {profile['device']['name']}, {profile['env']['threads']} threads, {profile['dtype']}: "
-        f"copy {limits.bandwidth / 1e9:.3g} GB/s"
-        + (f" (of {known / 1e9:.3g} by its clock)" if known else "")
-        + f", matrix product {limits.compute / 1e9:.3g} GFLOP/s, empty launch {duration(limits.launch)} hot and "
+        f"copy {copy} GB/s"
+        + (f" (of {profiles.giga(known)} by its clock)" if known else "")
+        + f", matrix product {product} GFLOP/s, empty launch {duration(limits.launch)} hot and "
         f"{duration(limits.launch_cold)} cold; cache {amount(limits.cache, 'B')}"
     )
 

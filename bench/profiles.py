@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bench import documents, files
+from bench import cells, documents, files
 from bench.config import MISSING, NONE, NUMBER, PLAIN, TEXT, TRUTH, WHOLE
 from bench.errors import BenchError
 from bench.roofs import VERDICTS
@@ -118,13 +118,18 @@ def by_device(results: Path, problems: list[str] | None = None) -> dict[tuple[st
     return found
 
 
+def giga(rate: float) -> str:
+    """Three digits, in thousands of millions."""
+    return cells.significant(rate / 1e9, 3)
+
+
 def rates(row: dict[str, Any]) -> dict[str, str]:
     """What a row's median and quartiles come to, as text: IQR over it, GB/s, GFLOP/s."""
     s, work = row["seconds"], row["work"]
     return {
         "IQR": f"{100 * (s['q3'] - s['q1']) / s['median']:.0f} %",
-        "GB/s": f"{(work['read'] + work['written']) / s['median'] / 1e9:.3g}",
-        "GFLOP/s": f"{(work['products'] + work['others']) / s['median'] / 1e9:.3g}",
+        "GB/s": giga((work["read"] + work["written"]) / s["median"]),
+        "GFLOP/s": giga((work["products"] + work["others"]) / s["median"]),
     }
 
 

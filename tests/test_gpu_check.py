@@ -13,6 +13,7 @@ from bench import gpu_check, gpu_plots, gpu_predictions
 from bench.gpu_check import Part
 
 ROOT = Path(__file__).parent.parent
+RECORDS = ROOT / "results" / "profiles" / "nvidia-h200" / "gpu-check"
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not here")
 
@@ -91,6 +92,15 @@ def test_predictions_grow_with_what_they_depend_on():
 
 def test_the_readme_holds_the_predictions():
     assert gpu_predictions.markdown(gpu_predictions.table()) in (ROOT / "mann" / "kernels" / "README.md").read_text()
+
+
+def test_the_readme_holds_what_a_gpu_showed():
+    scans, training, kernels = (json.loads((RECORDS / f"{name}.json").read_text()) for name in
+                                ("scans", "training", "kernels"))  # fmt: skip
+    said = (ROOT / "mann" / "kernels" / "README.md").read_text()
+    assert gpu_predictions.measured(scans, training) in said
+    assert f"all {len(kernels['rows'])} checks pass" in said
+    assert all(row["passed"] for row in kernels["rows"])
 
 
 def test_pictures_are_drawn(tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import measuring, registry, sizes
@@ -336,6 +339,23 @@ def test_a_footprint_is_known_without_allocating_it(name: str, backward: bool) -
     assert told.data == nbytes(inputs) + op.least(dtype(op).itemsize).written + op.held(dtype(op))
     assert cost.peak <= 1.2 * (told.peak - nbytes(inputs)) + 4096
     assert told.peak - nbytes(inputs) <= 3 * cost.peak + 3 * nbytes(inputs)
+
+
+def test_kernels_of_a_gpu_are_counted_where_they_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The events that an H200 gave for a product, a relu and a sum: three calls, and no kernel."""
+    host = ["aten::mm", "cudaEventRecord", "cudaLaunchKernelExC", "aten::relu", "cudaLaunchKernel", "aten::sum",
+            "cudaLaunchKernel", "cudaStreamIsCapturing", "cudaMalloc", "cudaDeviceSynchronize"]  # fmt: skip
+    triton = ["cuLaunchKernelEx", "cuLaunchKernel", "cudaMemcpyAsync", "cudaMemsetAsync"]
+
+    def event(name: str, kind: DeviceType, size: int = 0) -> SimpleNamespace:
+        return SimpleNamespace(name=lambda: name, device_type=lambda: kind, nbytes=lambda: size)
+
+    events = [event(name, DeviceType.CPU) for name in host + triton]
+    events += [event("[memory]", DeviceType.CUDA, size) for size in (512, 256, -512, 128)]
+    profiled = SimpleNamespace(kineto_results=SimpleNamespace(events=lambda: events))
+    monkeypatch.setattr(measuring, "profile", lambda **_: contextlib.nullcontext(profiled))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    assert measuring.cost(lambda: None, "cuda", False) == measuring.Cost(3 + 4, 896, 768)
 
 
 def test_a_footprint_of_terabytes_costs_nothing() -> None:

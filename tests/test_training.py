@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
 import multiprocessing
@@ -21,12 +22,13 @@ from contract import same_bits
 from fakes import StopAt, Toy, ToyNearest, ToyNet, ToyOnline, named, register
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from torch import Tensor
 
 from baselines.maml import MAML
 from baselines.protonet import ProtoNet
 from baselines.simpleshot import SimpleShot
-from bench import checkpoints, executor, grid, records, registry, training
+from bench import checkpoints, environment, executor, grid, records, registry, training, views
 from bench.api import BenchError, Episode, Examples, Learner, Method, Task, TrainedMethod, Unsuited, option
 from bench.grid import Budget, Cell
 from bench.tasks.glyphs import Glyphs
@@ -164,6 +166,22 @@ def test_cut_off_in_the_middle_of_a_step_equals_uninterrupted(method: Any, monke
         assert without_numbers_of_the_machine(resumed) == without_numbers_of_the_machine(expected)
         same_bits(final(parts, cell), final(whole, cell), "final.pt")
     assert moved == [any(True for _ in method.build(task).buffers())]
+
+
+def test_a_record_names_the_device_of_the_part_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = cell_of()
+    with store() as context:
+        for k, name in ((2, "a GPU"), (3, "another")):
+            monkeypatch.setattr(environment, "device_name", lambda device, name=name: name)
+            with pytest.raises(Interrupted):
+                run_cell(cell, replace(context, stopping=StopAt(k)))
+        monkeypatch.setattr(environment, "device_name", lambda device: "here")
+        record = run_cell(cell, context)
+    assert record.env["device"] == "here"
+    assert [part["device"] for part in record.env["resumed"]] == ["a GPU", "another"]
+    said = io.StringIO()
+    views.print_record(Console(file=said, width=200), record, Path("record.json"))
+    assert "until then on a GPU" in said.getvalue()
 
 
 def test_the_last_two_checkpoints_are_kept_and_none_of_a_finished_cell() -> None:
