@@ -85,14 +85,15 @@ def kernels(device: str, folder: Path) -> None:
     if device == "cpu":
         names = [name for name in names if name in triton_checks.REHEARSED]
     workers = min(8, os.cpu_count() or 1)
+    rows: list[dict[str, Any]] = []
     with ThreadPoolExecutor(workers) as pool:
-        found = list(pool.map(partial(_checked, device), names))
-    write(folder, "kernels", device, {"sizes": sizes._asdict(), "rows": [row for rows in found for row in rows]})
-    failed = []
-    for rows in found:
-        for row in rows:
-            print(f"  {'ok    ' if row['passed'] else 'FAILED'} {row['kernel']} {row['dtype']}: {row['said']}")
-            failed += [] if row["passed"] else [f"{row['kernel']} {row['dtype']}"]
+        for found in pool.map(partial(_checked, device), names):
+            rows += found
+            for row in found:
+                says = "ok    " if row["passed"] else "FAILED"
+                print(f"  {says} {row['kernel']} {row['dtype']}: {row['said']}", flush=True)
+            write(folder, "kernels", device, {"sizes": sizes._asdict(), "rows": rows})
+    failed = [f"{row['kernel']} {row['dtype']}" for row in rows if not row["passed"]]
     if failed:
         raise Wrong(f"{len(failed)} checks failed: {'; '.join(failed)}")
 
