@@ -323,12 +323,12 @@ class TrainedMethod(Method):
         """Training losses of its learners of several seeds, each on its own episode, in one pass.
 
         `bench run --stack` trains small learners so, which spend their time on calls. The default maps `loss` over
-        stacked parameters (`torch.func.vmap`): for learners of one shape, on episodes of equal shapes, whose loss draws
-        nothing, changes no buffer and takes no gradient of its own. Override it for others, or to be faster. A loss
-        must depend on the parameters of its own learner alone, and be that of `loss` but for rounding.
+        stacked parameters and buffers (`torch.func.vmap`): for learners of one shape, on episodes of equal shapes,
+        whose loss draws nothing, changes no buffer and takes no gradient of its own. Override it for others, or to be
+        faster. A loss must depend on the parameters of its own learner alone, and be that of `loss` but for rounding.
         """
         module = _Loss(learners[0], task)
-        own = [dict(learner.named_parameters(prefix="learner")) for learner in learners]
+        own = [dict([*each.named_parameters("learner"), *each.named_buffers("learner")]) for each in learners]
         stacked = {name: torch.stack([each[name] for each in own]) for name in own[0]}
         tensors = [torch.stack(same) for same in zip(*((*e.support, *e.query) for e in episodes), strict=True)]
         return list(vmap(lambda parameters, *episode: functional_call(module, parameters, episode))(stacked, *tensors))

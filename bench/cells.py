@@ -17,6 +17,8 @@ from bench.intervals import Estimate
 NONE = "—"
 PAPERS = "± over episodes, as papers print it"
 NLL = "NLL, nats a value"
+ON = "on"
+"""What costs were measured on; a column of tables where that differs."""
 MARKS = dict.fromkeys(("cannot tell", "equivalent", "better"), "•") | {"too few seeds": "?"}
 """What stands behind a figure not told from the best of its column; the best is bold, and those worse are bare."""
 APART = {"transductive": "†", "oracle": "‡"}
@@ -114,6 +116,8 @@ def times(logarithms: Estimate) -> str:
 
 def significant(value: float, digits: int) -> str:
     """So many digits, without an exponent where that can be read."""
+    if not value:
+        return "0"
     if not 1e-6 <= value < 1e9:
         return f"{value:.{digits - 1}e}"
     value = float(f"{value:.{digits - 1}e}")
@@ -166,7 +170,8 @@ def cost(row: Any) -> dict[str, str]:
         "parameters": count(row.params),
         "CPU ms a step": milliseconds(row.cpu_ms_step),
         "wall ms a step": milliseconds(wall),
-        "training time": duration(row.train_s),
+        "training time": "" if " or " in row.device else duration(row.train_s),
+        ON: row.device if row.train_s > 0 or " or " in row.device else "",
     }
 
 
@@ -206,9 +211,10 @@ def behind(count: int, diverged: Sized) -> str:
 
 
 def table(rows: pd.DataFrame, left: Iterable[Any]) -> str:
-    """A Markdown table of text, without the columns that are empty; left: columns that are aligned so."""
+    """A Markdown table of text, without the columns that are empty, or name one device; left: aligned so."""
     rows = rows.where(rows.notna(), "")  # cells that no row of a method has
-    rows = rows[[c for c in rows if (rows[c] != "").any()]]
+    told = {c: set(rows[c]) - {""} for c in rows}
+    rows = rows[[c for c in rows if len(told[c]) > (c == ON)]]
     align = ["left" if c in left else "right" for c in rows]
     shown = rows.map(safe).rename(columns=safe)
     return shown.to_markdown(index=False, disable_numparse=True, colalign=align)

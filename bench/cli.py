@@ -426,7 +426,8 @@ def profile(
     trace: Annotated[bool, typer.Option("--trace", help="Where a training step's time goes; of --memory, else mann.")]
     = False,
     threads: Annotated[int | None, typer.Option(metavar="N", help="Torch threads; else all cores.")] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of profiles.")] = RESULTS / "profiles",
+    out: Annotated[Path | None, typer.Option(metavar="DIR", show_default=False, help="Folder of profiles; else "
+                                             "results/profiles, or with --quick out/profiles.")] = None,
     picture: Annotated[bool, typer.Option(help="Draw the pictures at the end.")] = True,
     as_json: Json = False,
     plugin: Plugins = None,
@@ -440,6 +441,8 @@ def profile(
     from bench import profiling, sizes
 
     given = {"slots": slots, "width": width, "heads": heads, "batch": batch}
+    if out is None:  # two sizes, to see that all works, must not take the place of a whole sweep
+        out = Path("out" if quick else RESULTS) / "profiles"
     request = profiling.Request(
         ops=op or (), memory=memory, device=device, dtype=dtype, settings=setting or (), variants=variant or (),
         sizes={name: sizes.parse(text, name) for name, text in given.items() if text is not None}, backward=backward,

@@ -75,10 +75,12 @@ def _frame(request: Request) -> pd.DataFrame:
 
 
 def cost(made: pd.DataFrame, c: Comparison) -> dict[str, dict[str, float]]:
-    """Costs of A, of B, and A over B: means over the seeds compared; only what both have."""
+    """Costs of A, of B, and A over B: means over the seeds compared; only what both have, on one device."""
     found = {}
+    rows = [_rows(made, c, name) for name in (c.a, c.b)]
+    alike = pd.concat(rows)["device"].nunique() < 2
     for key in COSTS:
-        a, b = (float(_rows(made, c, name)[key].mean()) for name in (c.a, c.b))
+        a, b = (frames.spent(each, key) if alike or key == "params" else math.nan for each in rows)
         if a > 0 and b > 0:
             found[key] = {"a": a, "b": b, "ratio": a / b}
     return found

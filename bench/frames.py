@@ -143,7 +143,8 @@ def _rows(record: Mapping[str, Any], measured: Mapping[str, set[str]]) -> list[d
         "method_version": method["version"],
         "task_version": task["version"],
         "dirty": bool(env.get("dirty")),
-        **{key: env.get(key) for key in ("commit", "device", "threads", "torch", "python")},
+        **{key: env.get(key) for key in ("commit", "threads", "torch", "python")},
+        "device": " and ".join(sorted(_devices(env))) or None,
         "started": record.get("started"),
         "path": f"runs/{task['name']}/{method['name']}/s{spec['seed']}-{record['id']}.json",
         "spec": spec,
@@ -187,14 +188,27 @@ def _know_metrics(rows: list[dict[str, Any]]) -> None:
         row["metric"], row["higher_is_better"] = known.get(row["task"], declared)
 
 
+def _devices(env: Mapping[str, Any]) -> set[str]:
+    """What a cell was trained and tested on: more than one where it was resumed elsewhere."""
+    return {name for each in (env, *env.get("resumed", ())) if (name := each.get("device"))}
+
+
+def spent(seeds: pd.DataFrame, cost: str) -> float:
+    """Mean of a cost over seeds; NaN where they ran on different devices, of which no mean tells anything."""
+    if cost != "params" and seeds["device"].nunique() > 1:
+        return math.nan
+    return float(seeds[cost].mean())
+
+
 def _step_times(steps: int, cost: Mapping[str, Any], env: Mapping[str, Any]) -> dict[str, float]:
     """Milliseconds a training step.
 
-    Of seeds that were trained in one pass there are none: they took their steps together. Processor time says nothing
+    Of seeds that were trained in one pass there are none: they took their steps together. Nor of a cell that was begun
+    on one device and ended on another. Processor time says nothing
     of a GPU. Nor is it known of a record that was resumed: checkpoints did not always hold it, and that of the part
     before may be left out.
     """
-    if env.get("stacked"):
+    if env.get("stacked") or len(_devices(env)) > 1:
         return {}
     seconds = {"ms_step": cost.get("train_s")}
     if not env.get("cuda") and not env.get("resumed"):

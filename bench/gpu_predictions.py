@@ -1,6 +1,6 @@
 """What a scan should take on an H100, on paper: the figure that `bench.gpu_check` holds its first measurement against.
 
-`python -m bench.gpu_predictions` prints the table of `mann/kernels/README.md`. Two figures a scan: a floor, which no
+`python -m bench.gpu_predictions` prints the tables of `mann/kernels/README.md`. Two figures a scan: a floor, which no
 version can beat (the longest of bytes, arithmetic and one launch), and what is expected of this one. A block runs alone
 on its multiprocessor, step after step, so it is expected to wait more than to work: for its weights from the L2 cache,
 and for the latencies of everything that depends on what came just before.
@@ -8,8 +8,10 @@ and for the latencies of everything that depends on what came just before.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mann.lrua import LRUA
@@ -163,3 +165,6 @@ def measured(scans: Mapping[str, Any], training: Mapping[str, Any]) -> str:
 
 if __name__ == "__main__":
     print(markdown(table()), end="")
+    for folder in sorted(Path("results", "profiles").glob("*/gpu-check")):
+        records = [json.loads((folder / f"{name}.json").read_text()) for name in ("scans", "training")]
+        print(f"\n{records[0]['env']['device']}:\n\n{measured(*records)}", end="")

@@ -68,7 +68,7 @@ def _rows(p: dict[str, Any]) -> Iterator[dict[str, str]]:
         largest = max(hot, key=lambda row: (row["sizes"].get(swept, 0), row["footprint"]))["sizes"]
         there = {profiles.variant_text(row): row for row in hot if row["sizes"] == largest}
         variant, row = min(there.items(), key=lambda item: item[1]["seconds"]["median"])
-        eager, median = there.get("eager"), row["seconds"]["median"]
+        eager, median = there.get("eager, graph" if row["replay"] else "eager"), row["seconds"]["median"]
         line = next((g for g in profile_plots.grown_lines(p, "time") if (g.variant, g.each) == (variant, each)), None)
         yield {
             "op": p["op"],

@@ -274,7 +274,7 @@ def measure_variant(point: Op, name: str, each: str, p: Plan, device: str, dtype
             if cold and alike(footprint, hot, limits):
                 continue
             t = clock.cold(timed, effort) if cold else hot
-            verdict, roof, share = roofs.judge(t, work, launches, footprint, limits, cold)
+            verdict, roof, share = roofs.judge(t, work, 0 if replay else launches, footprint, limits, cold)
             yield {
                 "sizes": numbers(point),
                 "variant": name,

@@ -62,7 +62,7 @@ def floors(work: Work, launches: int, roofs: Roofs, cold: bool) -> dict[Floor, f
     """The three times that cannot be beaten, in seconds. Of the launches of a cold call, the first is a cold one."""
     first = roofs.launch_cold if cold else roofs.launch
     return {
-        "launch": first + (launches - 1) * roofs.launch,
+        "launch": first + (launches - 1) * roofs.launch if launches else 0.0,
         "bandwidth": work.traffic / roofs.bandwidth,
         "compute": work.flops / roofs.compute,
     }
@@ -73,10 +73,10 @@ def judge(
 ) -> tuple[Verdict, Floor, float]:
     """The verdict, the roof that binds, and the share of the time that it accounts for (1: at the roof).
 
-    footprint: bytes of inputs, outputs and state. What fits into the cache and is hot does not come from memory, so
-    that the copy's bandwidth cannot bind it: such a row is cache-resident, unless launches or arithmetic account
-    for half of its time. What is hot and between one and two times as large as the cache comes from both, and is
-    not judged by it.
+    launches: 0 for a graph that is replayed, which launches nothing from Python. footprint: bytes of inputs, outputs
+    and state. What fits into the cache and is hot does not come from memory, so that the copy's bandwidth cannot bind
+    it: such a row is cache-resident, unless launches or arithmetic account for half of its time. What is hot and
+    between one and two times as large as the cache comes from both, and is not judged by it.
     """
     resident, partly = (not cold and footprint <= k * roofs.cache for k in (1, 2))
     found = floors(work, launches, roofs, cold)

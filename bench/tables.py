@@ -25,7 +25,7 @@ from bench import files, leaders, markdown, memory_tables, pictures, published, 
 from bench.cells import rows_of
 from bench.charts import Picture
 from bench.config import digest
-from bench.frames import PERCENT, apart, committed, current, frame, metric_of, once, plain, shown
+from bench.frames import PERCENT, apart, committed, current, frame, metric_of, once, plain, shown, spent
 from bench.intervals import episode_half_width, spread, t_half_width
 
 __all__ = ["check", "episode_half_width", "frame", "headline", "render", "report", "summary", "t_half_width", "write"]
@@ -61,8 +61,8 @@ def summary(made: pd.DataFrame) -> pd.DataFrame:
                "disjoint_half_width", "clustered_half_width", "sd", "nll", "nll_half_width", "standing",
                "standing_p", "apart", "n_seeds", "seeds", "count", "diverged", "missing", "threshold",
                "n_solved", "n_tried", "unsolved", "steps_to_solve", "steps_to_solve_min", "steps_to_solve_max",
-               "params", "train_s", "ms_step", "cpu_ms_step", "published", "published_ci95", "source", "arxiv",
-               "same_protocol", "because", "records"]  # fmt: skip
+               "params", "train_s", "ms_step", "cpu_ms_step", "device", "published", "published_ci95", "source",
+               "arxiv", "same_protocol", "because", "records"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -89,7 +89,8 @@ def _group(task: str, setting: str, method: str, group: pd.DataFrame) -> list[di
         "metric": metric,
         "missing": _joined(group.loc[group["outcome"] == "missing", "seed"]),
         **_solved(group),
-        **{key: ok[key].mean() for key in ("params", "train_s", "ms_step", "cpu_ms_step")},
+        **{key: spent(ok, key) for key in ("params", "train_s", "ms_step", "cpu_ms_step")},
+        "device": " or ".join(sorted(ok["device"].dropna().unique())),
         "records": " ".join(group.loc[group["outcome"] != "missing", "id"]),
     }
     spec, fields = group["spec"].iloc[0], group["fields"].iloc[0]
@@ -267,7 +268,9 @@ def headline(records: Iterable[Any], methods: Sequence[str] = (), tasks: Sequenc
     kept = [
         r
         for r in committed(plain(records))
-        if (not methods or r["spec"]["method"]["name"] in methods) and (not tasks or r["spec"]["task"]["name"] in tasks)
+        if memory_tables.ablation(r["spec"]) == "none"  # no form of a method, but a method without its memory
+        and (not methods or r["spec"]["method"]["name"] in methods)
+        and (not tasks or r["spec"]["task"]["name"] in tasks)
     ]
     return markdown.headline(summary(frame(current(kept))))
 

@@ -226,14 +226,21 @@ def print_record(out: Console, record: Record, path: Path) -> None:
     _print_result(out, record)
     _print_curve(out, record)
     _print_pairs(out, "cost", record.cost)
-    resumed = record.env.get("resumed", [])
     _print_pairs(out, "environment", {k: v for k, v in record.env.items() if k != "resumed"})
-    for segment in resumed:
-        before = f", until then on {segment['device']}" if segment.get("device") else ""
-        out.print(f"resumed at step {segment.get('step')} with commit {segment.get('commit')}{before}")
+    for line in resumed(record.env):
+        out.print(line)
     if record.data:
         out.print(f"data {record.data['name']}, sha256 {record.data['sha256']}", soft_wrap=True)
     out.print(f"\nmake it again:\n  {again(record)}", soft_wrap=True)
+
+
+def resumed(env: Mapping[str, Any]) -> list[str]:
+    """A line for each time that a cell was taken up again."""
+    return [
+        f"resumed at step {segment.get('step')} with commit {segment.get('commit')}"
+        + (f", until then on {segment['device']}" if segment.get("device") else "")
+        for segment in env.get("resumed", ())
+    ]
 
 
 def again(record: Record) -> str:

@@ -170,6 +170,13 @@ def test_the_registry_gives_a_learner_the_scan_after_holding_it_against_the_refe
     torch.testing.assert_close(by_scan, learner.run(x, label, learner.initial_state(2, x))[0])
 
 
+@pytest.mark.parametrize(("slots", "width", "heads"), [(512, 32, 8), (2048, 8, 16)])
+def test_a_memory_of_many_slots_can_be_checked(slots, width, heads):
+    """The more slots, the closer the usages: too close in two rows to tell whether a scan is right."""
+    options = LRUA(slots=slots, width=width, heads=heads).options
+    assert cuda_scans._verified(LRUA, options, 2, False, torch.device("cpu"), torch.float32) is None
+
+
 def test_a_scan_that_is_wrong_here_is_not_used(monkeypatch):
     task = registry.TASKS.entries["glyphs-online"](way=2, length=4, size=8)
     learner = registry.METHODS.entries["ntm"](slots=7, width=3, controller_size=5).build(task)

@@ -184,6 +184,8 @@ VERDICTS = {
     "two roofs alike": (0.02, 1.8e8, 1.7e9, 3, BIG, False, "ambiguous", "bandwidth", 0.9),
     "many launches": (50e-6, 1e5, 1e5, 40, SMALL, False, "launch-bound", "launch", 0.8),
     "one launch": (1.5e-6, 1e3, 1e3, 1, 1000, False, "launch-bound", "launch", 2 / 3),
+    "a replayed graph": (1.5e-6, 1e3, 1e3, 0, 1000, False, "cache-resident", "compute", 1 / 150),
+    "a replayed graph, cold": (2e-5, 4e4, 1e3, 0, 1000, True, "bandwidth-bound", "bandwidth", 0.2),
     "in the cache": (1e-3, 1e6, 1e6, 3, SMALL, False, "cache-resident", "compute", 0.01),
     "faster than memory could, in the cache": (5e-5, 1e6, 1e6, 10, SMALL, False, "cache-resident", "launch", 0.2),
     "arithmetic in the cache": (1e-3, 1e6, 8e7, 10, SMALL, False, "compute-bound", "compute", 0.8),
@@ -497,6 +499,13 @@ def test_quick_takes_every_op_at_two_sizes_and_compiles_nothing(capsys: Capture)
         assert 1 <= len({profiles.sizes_text(r["sizes"]) for r in p["rows"]}) <= 2, name
     assert len(told["files"]) == len(by_op)
     assert {r["variant"] for r in by_op["attention-read"]["rows"]} == {"eager", "fused"}
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_quick_look_leaves_the_results_alone(capsys: Capture) -> None:
+    assert bench(capsys, "profile", "plug-scale", "--no-picture", "--quick", "--threads", 1).code == 0
+    assert list(Path("out", "profiles").glob("*/plug-scale.json"))
+    assert not Path("results").exists()
 
 
 @pytest.mark.usefixtures("tiny")

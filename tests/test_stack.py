@@ -16,7 +16,7 @@ import pytest
 import torch
 from fakes import StopAt, Toy, ToyNearest, ToyNet, named
 from shell import QUICK, bench, refused, toys  # noqa: F401
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from baselines.adaptation import joint
@@ -25,7 +25,7 @@ from baselines.maml import MAML, MAMLLearner
 from baselines.r2d2 import R2D2
 from baselines.reptile import Reptile
 from bench import checkpoints, executor, frames, interface, records
-from bench.api import BenchError, Episode, Learner, Task, option
+from bench.api import BenchError, Episode, Examples, Learner, Task, TrainedMethod, option
 from bench.grid import Budget, Cell
 from bench.seeding import generator
 from bench.tasks.glyphs import Glyphs
@@ -286,3 +286,23 @@ def test_the_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--stack" not in bench(capsys, *command, "--dry-run").err
     with pytest.raises(BenchError, match="at least 1"):
         interface.run(methods="maml", tasks="sinusoid", stack=0)
+
+
+class Offset(Learner):
+    """Adds what it drew when it was built, and does not learn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.randn(1))
+        self.register_buffer("drawn", torch.randn(1))
+
+    def forward(self, support: Examples, query_x: Tensor) -> Tensor:
+        return self.slope * query_x + self.drawn
+
+
+def test_each_learner_of_a_stack_has_its_own_buffers() -> None:
+    task = Sinusoid()
+    learners, episodes = [Offset() for _ in range(3)], [task.sample("train", 2, generator(k)) for k in range(3)]
+    found = TrainedMethod.losses(MAML(), learners, episodes, task)
+    for loss, learner, episode in zip(found, learners, episodes, strict=True):
+        assert_close(loss, learner.loss(episode, task))

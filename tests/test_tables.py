@@ -440,6 +440,35 @@ def test_the_headline_has_one_form_of_a_method() -> None:
     assert [row[3] for row in rows] == ["maml (order=first)", "zzz"]
 
 
+def test_the_headline_has_no_method_whose_memory_was_taken_away() -> None:
+    made = [scored(spec("mann", "omniglot-online", fields={"ablate": ablate}), score)
+            for ablate, score in (("none", 0.8), ("zero", 0.95))]  # fmt: skip
+    text = tables.headline(made)
+    assert "80.00" in text
+    assert "ablate" not in text
+
+
+def test_costs_of_different_devices_have_no_mean() -> None:
+    cells = [spec("maml", "omniglot", fields={}, seed=seed) for seed in range(2)]
+    one, other = (scored(cell, 0.9, train_s=seconds) for cell, seconds in zip(cells, (300.0, 30.0), strict=True))
+    (row,) = summary(frame([one, other])).to_dict("records")
+    assert (row["train_s"], row["device"]) == (165, "a processor")
+    assert "| on |" not in " ".join(render([one, other], "t")["t.md"].split())
+    other["env"]["device"] = "a GPU"
+    (row,) = summary(frame([one, other])).to_dict("records")
+    assert math.isnan(row["train_s"])
+    assert math.isnan(row["ms_step"])
+    assert row["params"] == 1000
+    beside = scored(spec("protonet", "omniglot", fields={}), 0.8, train_s=60.0)
+    text = " ".join(render([one, other, beside], "t")["t.md"].split())
+    assert "a GPU or a processor |" in text
+    assert "| 1 m 00 s | a processor |" in text
+    one["env"]["resumed"] = [{"step": 1, "device": "a GPU"}]
+    (row,) = summary(frame([one])).to_dict("records")
+    assert row["device"] == "a GPU and a processor"
+    assert math.isnan(row["ms_step"])
+
+
 def test_the_headline_has_what_takes_no_steps_beside_what_does() -> None:
     steps, plain = spec("maml", "sinusoid", fields={}), spec("cnp", "sinusoid", fields={})
     made = [record(steps, evaluation(steps, [0.5], by_step=by_step({1: [0.5], 10: [0.4]}))), scored(plain, 0.01, 1.0)]

@@ -53,6 +53,10 @@ def plots(block: Block, looks: Looks) -> list[Plot]:
 
 def _plot(block: Block, ok: pd.DataFrame, rows: Sequence[Any], others: Sequence[Any], own: Mapping[str, Look],
           cost: Cost) -> Plot | None:  # fmt: skip
+    label = cost.label
+    if cost.column != "params" and ok["device"].nunique() > 1:  # between devices a time or a peak tells nothing
+        device = ok.groupby("device")["method"].nunique().idxmax()
+        ok, label = ok[ok["device"] == device], f"{cost.label}, on {device}"
     spent = ok.groupby("method")[cost.column].mean() * cost.scale
     series = []
     for row in rows:
@@ -80,7 +84,7 @@ def _plot(block: Block, ok: pd.DataFrame, rows: Sequence[Any], others: Sequence[
     ends = [pick(s.points[0].x for s in series) for pick in (min, max)]
     marks = [Mark(row.label, ends, [row.mean] * 2) for row in others if not math.isnan(row.mean)]
     return Plot(
-        f"Against {cost.label.partition(',')[0]}", cost.label, cells.WORDS.get(metric, metric), series,
+        f"Against {cost.label.partition(',')[0]}", label, cells.WORDS.get(metric, metric), series,
         [*marks, *([line] if line else [])], x_log=True, y_log=y_log,
     )  # fmt: skip
 

@@ -92,8 +92,7 @@ def _details(record: Mapping[str, Any], whose: str, parts: dict[str, int]) -> di
         return parts.setdefault(text, len(parts))
 
     spec, env = record["spec"], {k: v for k, v in (record.get("env") or {}).items() if k != "resumed"}
-    resumed = [f"resumed at step {s.get('step')} with commit {s.get('commit')}"
-               for s in (record.get("env") or {}).get("resumed", ())]  # fmt: skip
+    resumed = views.resumed(record.get("env") or {})
     data = record.get("data")
     scores = [[name or "as trained for", views.score(record["result"]["metric"], e), len(e["per_episode"])]
               for name, e in record["result"]["evaluations"].items()]  # fmt: skip

@@ -137,7 +137,8 @@ def scan_subject(s: Sizes, g: torch.Generator, memory: Any, controlled: bool) ->
     heads = memory.options.heads if lrua else memory.heads
     state = [_normal(g, s.batch, s.slots, s.width), (3 * _normal(g, s.batch, heads, s.slots)).softmax(2)]
     if lrua:
-        state.insert(1, _normal(g, s.batch, s.slots).abs())
+        # The more slots, the closer the least used ones: from a wider range, they lie as far apart as the paper's.
+        state.insert(1, _normal(g, s.batch, s.slots).abs() * max(1.0, s.slots / PAPER.slots))
     kind: Any = LRUAState if lrua else NTMState
     usages: list[Tensor] = []
     module = memory
