@@ -108,6 +108,18 @@ def test_one_seed_says_that_there_is_no_interval(tmp_path: Path, capsys: Capture
     assert "nan" not in text
 
 
+def test_times_of_different_devices_have_no_ratio(tmp_path: Path, capsys: Capture) -> None:
+    made = pair(2)
+    asked = ("protonet", "maml", "--json", "--results")
+    (told,) = json.loads(screen(capsys, *asked, store(tmp_path / "one", made)))
+    assert "train_s" in told["cost"]
+    for each in made:
+        if each["spec"]["method"]["name"] == "maml":
+            each["env"]["device"] = "a GPU"
+    (told,) = json.loads(screen(capsys, *asked, store(tmp_path / "two", made)))
+    assert set(told["cost"]) == {"params"}
+
+
 def test_json_is_the_comparison(tmp_path: Path, capsys: Capture) -> None:
     (told,) = json.loads(screen(capsys, "protonet", "maml", "--json", "--results", store(tmp_path, pair(1))))
     assert told["difference"]["low"] is None, "JSON has no NaN"

@@ -455,6 +455,20 @@ def test_costs_leave_out_what_does_not_train_and_name_the_front() -> None:
         assert [m.name for m in plot.marks] == ["chance", ""]
 
 
+def test_times_of_different_devices_are_not_in_one_plot() -> None:
+    made = [synthetic.scored(synthetic.spec(name, "omniglot", fields={}), mean, params=params, train_s=train)
+            for name, mean, params, train in
+            (("lstm", 0.5, 10, 10.0), ("mann", 0.8, 100, 50.0), ("ntm", 0.7, 200, 1.0))]  # fmt: skip
+    made[2]["env"]["device"] = "a GPU"
+    train, params, peak = cost.plots(_block(made, "omniglot"), blocks.Looks([]))
+    assert [sorted(s.name for s in plot.series) for plot in (train, params)] == [
+        ["lstm", "mann"],
+        ["lstm", "mann", "ntm"],
+    ]
+    assert train.x_label == "training time, s, on a processor"
+    assert len(peak.series) == 2
+
+
 def test_published_figures_are_judged_linked_and_explained() -> None:
     block = _block(
         [r for r in synthetic.showcase() if r["spec"]["method"]["name"] in ("lstm", "mann")], "omniglot-online"
