@@ -204,9 +204,8 @@ def _step_times(steps: int, cost: Mapping[str, Any], env: Mapping[str, Any]) -> 
     """Milliseconds a training step.
 
     Of seeds that were trained in one pass there are none: they took their steps together. Nor of a cell that was begun
-    on one device and ended on another. Processor time says nothing
-    of a GPU. Nor is it known of a record that was resumed: checkpoints did not always hold it, and that of the part
-    before may be left out.
+    on one device and ended on another. Processor time says nothing of a GPU. Nor is it known of a record that was
+    resumed: checkpoints did not always hold it, and that of the part before may be left out.
     """
     if env.get("stacked") or len(_devices(env)) > 1:
         return {}

@@ -1,5 +1,6 @@
 """`make gpu-check` rehearsed on the CPU: it runs to the end, and one failing part costs its own results only."""
 
+import ast
 import importlib.util
 import json
 import os
@@ -101,6 +102,17 @@ def test_the_readme_holds_what_a_gpu_showed():
     assert gpu_predictions.measured(scans, training) in said
     assert f"all {len(kernels['rows'])} checks pass" in said
     assert all(row["passed"] for row in kernels["rows"])
+
+
+@needs_triton
+def test_the_record_of_a_gpu_has_every_kernel_in_every_dtype():
+    """A check that was cut off leaves a file with fewer."""
+    code = "from mann.kernels import triton_checks as c; print([n for n, _ in c.subjects(c.ODD, c.seeded())])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    rows = json.loads((RECORDS / "kernels.json").read_text())["rows"]
+    checked = {(row["kernel"], row["dtype"]) for row in rows}
+    dtypes = ("float64", "float32", "bfloat16")
+    assert checked == {(name, dtype) for name in ast.literal_eval(done.stdout) for dtype in dtypes}
 
 
 def test_pictures_are_drawn(tmp_path):
