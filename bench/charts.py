@@ -179,27 +179,36 @@ def stamped(made: Figure, digest: str) -> bytes:
 
 
 def figure(chart: Chart) -> Figure:
-    """A row a group of lines and a column a panel; a chart of one panel has its groups side by side."""
+    """A column a panel, with its groups of lines below one another; those of a panel alone in its row side by side."""
     from bench.plots import blank
 
     count = max(1, math.ceil(len(chart.names) / GROUP))
     size = math.ceil(len(chart.names) / count)  # 14 lines are 5, 5 and 4, and 6 are 3 and 3
     groups = [chart.names[i * size : (i + 1) * size] for i in range(count)]
     columns = min(COLUMNS, count if len(chart.panels) == 1 else len(chart.panels))
-    places = [(panel, group) for row in _rows(chart.panels) for group in groups for panel in row]
-    rows = math.ceil(len(places) / columns)
+    places: list[tuple[int, int, int, Panel, list[Sequence[str]]]] = []
+    rows = 0
+    for row in _rows(chart.panels):
+        shown = [[group for group in groups if _has(panel, group)] or [groups[0]] for panel in row]
+        across = columns if len(row) == 1 else 1
+        places += [(rows, column, across, *each) for column, each in enumerate(zip(row, shown, strict=True))]
+        rows += max(math.ceil(len(own) / across) for own in shown)
     inches = (max(SIZE[0] * columns, 7.0), SIZE[1] * rows + 1.0)
     made = blank(inches, chart.title, 14)
     made.supxlabel("\n".join(textwrap.wrap(chart.note, int(12.5 * inches[0]))), fontsize=10, x=0.01, ha="left",
                    color="0.25")  # fmt: skip
     grid = made.add_gridspec(rows, columns)
-    for i, (panel, group) in enumerate(places):
-        axes = made.add_subplot(grid[i // columns, i % columns])
-        _panel(axes, panel, group)
-        titled = group is groups[0] or len(chart.panels) == 1
-        axes.set_title(textwrap.fill(panel.title, TITLE) if titled else "")
-        axes.set_xlabel(panel.x_label if group is groups[-1] or len(chart.panels) == 1 else "")
+    for top, left, across, panel, own in places:
+        for i, group in enumerate(own):
+            axes = made.add_subplot(grid[top + i // across, left + i % across])
+            _panel(axes, panel, group)
+            axes.set_title(textwrap.fill(panel.title, TITLE) if i < across else "")
+            axes.set_xlabel(panel.x_label if i + across >= len(own) else "")
     return made
+
+
+def _has(panel: Panel, names: Sequence[str]) -> bool:
+    return any(line.name in names for line in panel.lines)
 
 
 def _rows(panels: Sequence[Panel]) -> list[Sequence[Panel]]:
