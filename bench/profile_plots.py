@@ -53,7 +53,8 @@ class Slope(NamedTuple):
         """Both, with two decimals; empty where nothing was fitted."""
         if math.isnan(self.value):
             return ""
-        return f"{self.value:.2f}" + ("" if math.isnan(self.half) else f" ± {self.half:.2f}")
+        # no minus before a zero
+        return f"{round(self.value, 2) + 0.0:.2f}" + ("" if math.isnan(self.half) else f" ± {self.half:.2f}")
 
 
 def save(folder: Path, made: Sequence[dict[str, Any]]) -> list[Path]:
@@ -156,7 +157,9 @@ def scaling(made: Sequence[dict[str, Any]], what: str) -> bytes:
                    for i, name in enumerate(names)]  # fmt: skip
         handles += [Line2D([], [], color=GREY, ls=ls, label=PASSES[each]) for each, ls in LOOKS.items()
                     if any(line.each == each for p in shown for line in grown_lines(p, what))]  # fmt: skip
-        note = f"in each panel: exponent of growth, with its 95 % interval, from 1/{REACH} of the largest size on"
+        note = (
+            f"in each panel: exponent of growth from 1/{REACH} of the largest size on; ±: 95 %, of three sizes or more"
+        )
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles),
                       title=textwrap.fill(note, int(11 * figure.get_size_inches()[0])))  # fmt: skip
         return png(figure)

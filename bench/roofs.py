@@ -26,6 +26,10 @@ APART = 1.25
 """Two floors within this factor of each other are not told apart."""
 NOISY = 0.5
 """An interquartile range above this part of the median tells nothing."""
+BEATEN = 1.1
+"""Beyond what noise explains of a share of launches."""
+RUN = 32
+"""Launches in a row, of which one is a part: what the first and the clock cost besides is no part of the others."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,9 @@ class Roofs:
     compute: float
     """Floating-point operations a second."""
     launch: float
-    """Seconds of the smallest operator, hot."""
+    """Seconds of the smallest operator, one of a run, hot."""
     launch_cold: float
-    """The same after other data went through the cache."""
+    """Seconds of one alone, after other data went through the cache."""
     cache: int
     """Bytes of the last-level cache."""
     theoretical_bandwidth: float | None = None
@@ -54,8 +58,13 @@ def measure(clock: Clock, device: str, dtype: torch.dtype, cache: int, effort: E
     left, right, one = (torch.ones(n, n, dtype=dtype, device=device) for n in (side, side, 1))
     out = torch.empty_like(left)
     product = clock.hot(lambda: torch.mm(left, right, out=out), effort)
-    hot, cold = (time(one.neg_, effort) for time in (clock.hot, clock.cold))
-    return Roofs(2 * source.nbytes / copy.median, 2 * side**3 / product.median, hot.median, cold.median, cache)
+
+    def run() -> None:
+        for _ in range(RUN):
+            one.neg_()
+
+    launch, cold = clock.hot(run, effort).median / RUN, clock.cold(one.neg_, effort).median
+    return Roofs(2 * source.nbytes / copy.median, 2 * side**3 / product.median, launch, cold, cache)
 
 
 def floors(work: Work, launches: int, roofs: Roofs, cold: bool) -> dict[Floor, float]:
@@ -76,7 +85,8 @@ def judge(
     launches: 0 for a graph that is replayed, which launches nothing from Python. footprint: bytes of inputs, outputs
     and state. What fits into the cache and is hot does not come from memory, so that the copy's bandwidth cannot bind
     it: such a row is cache-resident, unless launches or arithmetic account for half of its time. What is hot and
-    between one and two times as large as the cache comes from both, and is not judged by it.
+    between one and two times as large as the cache comes from both, and is not judged by it. Launches that would take
+    longer than the whole did are cheaper than the one that was measured, and bind nothing.
     """
     resident, partly = (not cold and footprint <= k * roofs.cache for k in (1, 2))
     found = floors(work, launches, roofs, cold)
@@ -84,7 +94,7 @@ def judge(
         del found["bandwidth"]
     binding, *others = sorted(found, key=found.__getitem__, reverse=True)
     share = found[binding] / time.median
-    if time.n < 3 or time.noise > NOISY:
+    if time.n < 3 or time.noise > NOISY or (binding == "launch" and share > BEATEN):
         return "ambiguous", binding, share
     if resident and share < 0.5:
         return "cache-resident", binding, share

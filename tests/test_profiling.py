@@ -170,7 +170,7 @@ def test_roofs_are_made_of_what_the_clock_says() -> None:
     measured = roofs.measure(Told(), "cpu", torch.float64, cache, Effort(0.1, 5), side=8)
     assert measured.bandwidth == pytest.approx(2 * 4 * cache / 0.001)
     assert measured.compute == pytest.approx(2 * 8**3 / 0.002)
-    assert (measured.launch, measured.launch_cold, measured.cache) == (0.003, 0.004, cache)
+    assert (measured.launch, measured.launch_cold, measured.cache) == (0.003 / roofs.RUN, 0.004, cache)
 
 
 BIG, SMALL = 256 * MIB, MIB
@@ -183,6 +183,7 @@ VERDICTS = {
     "at the arithmetic": (0.02, 1e7, 1.8e9, 3, BIG, False, "compute-bound", "compute", 0.9),
     "two roofs alike": (0.02, 1.8e8, 1.7e9, 3, BIG, False, "ambiguous", "bandwidth", 0.9),
     "many launches": (50e-6, 1e5, 1e5, 40, SMALL, False, "launch-bound", "launch", 0.8),
+    "more launches than there was time for": (30e-6, 1e5, 1e5, 40, SMALL, False, "ambiguous", "launch", 4 / 3),
     "one launch": (1.5e-6, 1e3, 1e3, 1, 1000, False, "launch-bound", "launch", 2 / 3),
     "a replayed graph": (1.5e-6, 1e3, 1e3, 0, 1000, False, "cache-resident", "compute", 1 / 150),
     "a replayed graph, cold": (2e-5, 4e4, 1e3, 0, 1000, True, "bandwidth-bound", "bandwidth", 0.2),
