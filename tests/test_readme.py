@@ -54,7 +54,7 @@ def commands(program: str, pages: tuple[str, ...] = tuple(PAGES)) -> list[str]:
 
 
 PYTHON = [b for page in PAGES for b in blocks(page) if b.language == "python"]
-FILES = {name: b for b in PYTHON for name in ("my_method.py", "my_task.py") if name in b.before}
+FILES = {name: b for b in PYTHON for name in ("my_method.py", "my_memory.py", "my_task.py") if name in b.before}
 EXAMPLE = FILES["my_method.py"]
 BENCH = commands("bench")
 
@@ -99,7 +99,7 @@ def test_pages_were_understood() -> None:
     assert fences == 2 * sum(len(blocks(page)) for page in PAGES)
     assert len(BENCH) >= 8
     assert len(PYTHON) >= 3
-    assert len(FILES) == 2
+    assert len(FILES) == 3
     assert {"bench list", "bench run smoke", "bench tables", "bench doctor"} <= set(BENCH)
     assert commands("make", ("README.md",)) == ["make run", "make test"]
 
