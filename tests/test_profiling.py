@@ -403,6 +403,7 @@ def test_a_slope_is_the_exponent_of_the_largest_sizes() -> None:
     assert profile_plots.slope(sizes, launch_bound).value == pytest.approx(1)  # the flat part is left out
     assert math.isnan(profile_plots.slope(sizes[:2], [1, 2]).half)
     assert math.isnan(profile_plots.slope(sizes[:1], [1]).value)
+    assert profile_plots.Slope(-0.004, math.nan).text == "0.00"
     rng = np.random.default_rng(0)
     inside = 0
     for _ in range(300):

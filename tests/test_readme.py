@@ -135,6 +135,13 @@ def test_example_is_one_short_file_that_learns(folder: Folder) -> None:
     assert {len(scores) for scores in means.values()} == {3}
 
 
+def test_the_memory_of_contributing_keeps_the_contract_of_memories(folder: Folder) -> None:
+    environ = os.environ | {"BENCH_PLUGINS": str(folder.path / "my_memory.py")}
+    command = (sys.executable, "-m", "pytest", "tests/test_memories.py", "-k", "ring", "-q", "-p", "no:cacheprovider")
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout  # 5 where there is no such test
+
+
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {m for text in PAGES.values() for m in re.findall(r"(?:^|`)make ([a-z0-9-]+)", text, re.MULTILINE)}
