@@ -152,13 +152,13 @@ def run(request: Request, as_json: bool) -> tuple[int, dict[str, Any]]:
 
 
 def status(suite: str | None, results: Path, as_json: bool) -> dict[str, Any]:
-    """Count cells by method and task: those of a suite, or all that left a trace in the store."""
+    """Count cells by method, task and steps of training: those of a suite, or all that left a trace in the store."""
     out, err = views.console(stderr=as_json), views.console(stderr=True)
-    counts: dict[tuple[str, str], dict[str, int]] = {}
+    counts: dict[tuple[str, str, int], dict[str, int]] = {}
 
     def count(spec: Any, what: str) -> None:
-        row = counts.setdefault(views.names(spec), dict.fromkeys(("done", "pending", "diverged", "failed"), 0))
-        row[what] += 1
+        key = (*views.names(spec), spec["budget"]["steps"])
+        counts.setdefault(key, dict.fromkeys(("done", "pending", "diverged", "failed"), 0))[what] += 1
 
     failures: dict[str, str] = {}
     machines: list[dict[str, Any]] = []
@@ -189,12 +189,12 @@ def status(suite: str | None, results: Path, as_json: bool) -> dict[str, Any]:
                 failures |= {cell.id: _blame(why)} if why else {}
     for problem in problems:
         err.print(f"warning: {problem}", soft_wrap=True)
-    rows = [{"method": m, "task": t} | row for (m, t), row in counts.items()]
+    rows = [{"method": m, "task": t, "steps": steps} | row for (m, t, steps), row in counts.items()]
     if rows:
         numbers = ("done", "pending", "diverged", "failed")
-        made = views.table("method", "task", *numbers, right=numbers)
+        made = views.table("method", "task", "steps", *numbers, right=("steps", *numbers))
         for row in rows:
-            made.add_row(str(row["method"]), str(row["task"]), *(str(row[k] or "·") for k in numbers))
+            made.add_row(str(row["method"]), str(row["task"]), *(str(row[k] or "·") for k in ("steps", *numbers)))
         out.print(made)
     if machines:
         out.print(origins.table(machines))

@@ -197,6 +197,13 @@ def test_status_of_a_suite_counts_every_cell(capsys: pytest.CaptureFixture[str],
     assert "next: bench run mine.toml --results out" in bench(capsys, "status", "mine.toml", "--results", "out").out
 
 
+def test_status_tells_budgets_apart(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for steps, seeds in ((3, "0-1"), (4, "0")):
+        bench(capsys, *NET, "--steps", steps, "--seeds", seeds)
+    rows = bench(capsys, "status", "--results", "out", "--json").json["rows"]
+    assert sorted((row["steps"], row["done"]) for row in rows) == [(3, 2), (4, 1)]
+
+
 def test_status_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert "0 done" in bench(capsys, "status", "--results", "nowhere").out
 
