@@ -31,9 +31,11 @@ def vote(nearness: Tensor, labels: Tensor, k: int, task: Task) -> Tensor:
 
 
 def _nearest(nearness: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    if k == 1:  # `topk` does not say which of two equal ones it takes
+    # `topk` does not say which of equal ones it takes, and takes others where more examples follow.
+    if k == 1:
         return nearness.max(-1, keepdim=True)
-    return nearness.topk(k)
+    values, which = nearness.sort(dim=-1, descending=True, stable=True)
+    return values[..., :k], which[..., :k]
 
 
 class PixelKNNLearner(Learner):

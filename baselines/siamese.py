@@ -12,7 +12,7 @@ from baselines.embedding import EmbeddingLearner, EmbeddingMethod, needs_classes
 from bench.api import Episode, Task, method, option
 
 ABSENT = -20.0
-"""Logit of a class without examples where another has some."""
+"""Logit of a class without examples where another has some, unless that one's is as low: then one less."""
 
 
 class SiameseLearner(EmbeddingLearner):
@@ -31,7 +31,10 @@ class SiameseLearner(EmbeddingLearner):
         if not shown.shape[1]:
             return asked.new_zeros(*asked.shape[:2], self.task.n_out)
         logits = self.alike(asked[:, :, None], shown[:, None])[..., None]
-        return logits.masked_fill(labels[:, None] == 0, -math.inf).amax(2).clamp(min=ABSENT)
+        best = logits.masked_fill(labels[:, None] == 0, -math.inf).amax(2)
+        absent = best.isinf()
+        lowest = best.masked_fill(absent, math.inf).amin(-1, keepdim=True)
+        return torch.where(absent, (lowest - 1).clamp(max=ABSENT), best)
 
     def loss(self, episode: Episode, task: Task) -> Tensor:
         """Cross-entropy over all pairs of an episode: those of one class and the others weigh half each."""
@@ -42,7 +45,7 @@ class SiameseLearner(EmbeddingLearner):
         logits = self.alike(embedded[:, one], embedded[:, other])
         losses = F.binary_cross_entropy_with_logits(logits, same.to(x.dtype), reduction="none")
         halves = [losses[kind].mean() for kind in (same, ~same) if kind.any()]
-        return torch.stack(halves).mean()
+        return torch.stack(halves).mean() if halves else 0 * embedded.sum()  # a single input makes no pair
 
 
 @method(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +23,7 @@ import numpy as np
 from bench import files, storage
 from bench.config import canonical
 from bench.errors import BenchError, MissingData
-from bench.photographs import CACHE, PARTS, Layout, Source, blocks, form, survey
+from bench.photographs import CACHE, PARTS, Layout, Source, blocks, form, survey, unreadable
 from bench.storage import Pixels
 
 NAME = "miniimagenet"
@@ -72,6 +73,7 @@ def locate() -> Path:
 
 def found() -> tuple[Path | None, str | None]:
     """Where a copy is, and the digest of its content, as far as they are known without reading it."""
+    folder = None
     try:
         folder = locate()
         return folder, storage.known(_index(survey(folder, RAVI), RAVI))
@@ -121,7 +123,7 @@ def _index(source: Source, layout: Layout) -> Path:
     try:
         stats = [(name, path.name, (s := path.stat()).st_size, s.st_mtime_ns) for name in lists for path in lists[name]]
     except OSError as error:
-        raise BenchError(f"cannot read {error.filename}: {error.strerror}; check its permissions") from error
+        raise unreadable(error) from error
     return storage.index(hashlib.sha256(canonical([layout.digest, stats]).encode()).hexdigest())
 
 
@@ -136,11 +138,15 @@ def _decode(source: Source, layout: Layout) -> str:
             digest.update(f"{name}\0{len(content)}\0".encode() + content)
             file.write(content)
 
-    staged = storage.cache_root() / NAME / f".{os.getpid()}.npy"
+    # Two machines or containers may share the cache, and both have a process of the same number.
+    staged = storage.cache_root() / NAME / f".{uuid.uuid4().hex}.npy"
     files.replace(staged, write)
-    content = digest.hexdigest()
-    _whole(content).parent.mkdir(parents=True, exist_ok=True)
-    os.replace(staged, _whole(content))
+    try:
+        content = digest.hexdigest()
+        _whole(content).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staged, _whole(content))
+    finally:
+        staged.unlink(missing_ok=True)
     files.replace(_index(source, layout), canonical({"content": content}).encode())
     return content
 

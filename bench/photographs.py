@@ -1,8 +1,8 @@
 """The forms in which people keep a set of photographs by class, and reading them with everything checked.
 
 Pickles as of Ren et al. 2018, lists of images as of Ravi and Larochelle 2017, or folders of images; all give the same
-pixels in the same order. An image of another size is shrunk by Pillow's LANCZOS filter, as the script of Finn et al.
-2017 does.
+pixels in the same order. An image of another size is brought to the right one by Pillow's LANCZOS filter, as the script
+of Finn et al. 2017 does. Photographs of ImageNet may be smaller than that; in a pickle no image is.
 """
 
 from __future__ import annotations
@@ -65,9 +65,20 @@ def form(folder: Path) -> str:
     """Which of the forms a folder holds, by what is there of it; empty for none.
 
     The first of several counts: the script of Finn et al. 2017 leaves the lists behind, and their images in folders.
+
+    Raises:
+        BenchError: nobody may look into the folder.
     """
     marks = {"pickles": [CACHE.format(p) for p in PARTS], "folders": PARTS, "lists": [f"{p}.csv" for p in PARTS]}
-    return next((kind for kind, names in marks.items() if any((folder / name).exists() for name in names)), "")
+    try:
+        return next((kind for kind, names in marks.items() if any((folder / name).exists() for name in names)), "")
+    except OSError as error:
+        raise unreadable(error) from error
+
+
+def unreadable(error: OSError) -> BenchError:
+    """What to say of a file or a folder that cannot be read."""
+    return BenchError(f"cannot read {error.filename}: {error.strerror}; check its permissions")
 
 
 def survey(folder: Path, layout: Layout) -> Source:
@@ -82,7 +93,7 @@ def survey(folder: Path, layout: Layout) -> Source:
     try:
         parts = [(_listed if kind == "lists" else _in_folders)(folder, part) for part, _ in layout.classes]
     except OSError as error:
-        raise BenchError(f"cannot read {error.filename}: {error.strerror}; check its permissions") from error
+        raise unreadable(error) from error
     _right_classes(folder, parts, layout)
     lists = {name: sorted(images, key=_natural) for part in parts for name, images in part.items()}
     for name in layout.names:
@@ -164,7 +175,7 @@ def blocks(source: Source, layout: Layout) -> Iterator[tuple[str, Pixels]]:
         for name in layout.names:
             yield name, np.stack([_image(path, layout.side) for path in source[name]])
         return
-    parts = [_unpacked(path) for path in source]
+    parts = [_unpacked(path, layout.side) for path in source]
     _right_classes(source[0].parent, [members for _, members in parts], layout)
     for path, (images, members), (_, classes) in zip(source, parts, layout.classes, strict=True):
         taken = np.zeros(len(images), bool)
@@ -180,7 +191,7 @@ def blocks(source: Source, layout: Layout) -> Iterator[tuple[str, Pixels]]:
                 yield name, block.transpose(0, 3, 1, 2)
 
 
-def _unpacked(path: Path) -> tuple[Pixels, dict[str, Any]]:
+def _unpacked(path: Path, side: int) -> tuple[Pixels, dict[str, Any]]:
     """The images and the classes of a pickle, as the caches of Ren et al. 2018 have them."""
     held = pickles.load(path)
     images, members = map(held.get, ("image_data", "class_dict")) if isinstance(held, dict) else (None, None)
@@ -189,6 +200,9 @@ def _unpacked(path: Path) -> tuple[Pixels, dict[str, Any]]:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
         shape = " × ".join(map(str, images.shape))
         raise BenchError(f"{path} holds {images.dtype} images of {shape} instead of bytes, [images, height, width, 3]")
+    if min(images.shape[1:3]) < side:
+        small = " × ".join(map(str, images.shape[1:3]))
+        raise BenchError(f"{path} holds images of {small} pixels, smaller than {side} × {side}; get it anew")
     return images, members
 
 
@@ -216,19 +230,21 @@ def _image(path: Path, side: int) -> Pixels:
             if not path.is_file():  # to open a pipe is to wait for ever
                 raise ValueError("it is no regular file")
             with Image.open(path, formats=["JPEG", "PNG"]) as image:
+                if image.format == "PNG" and _png_bits(path) > 8:
+                    raise ValueError("its pixels are not of eight bits a channel, and Pillow would cut them off")
                 return _fitted(image, side)
     except _DAMAGE as error:
         raise BenchError(f"{path} is no whole image ({error}); get it anew") from error
 
 
-def _fitted(image: Image.Image, side: int) -> Pixels:
-    """An image of any size and kind as [3, side, side].
+def _png_bits(path: Path) -> int:
+    """Of a sample, as the header of a PNG says, whatever Pillow makes of it."""
+    with path.open("rb") as file:
+        return file.read(25)[24]
 
-    Raises:
-        ValueError: more than eight bits a channel, which Pillow would cut off.
-    """
-    if image.mode[0] in "IF":
-        raise ValueError(f"its pixels are not of eight bits: Pillow's mode {image.mode}")
+
+def _fitted(image: Image.Image, side: int) -> Pixels:
+    """An image of any size and kind, of eight bits a channel, as [3, side, side]."""
     if image.mode == "P":
         image = image.convert("RGBA")  # of a palette with transparency Pillow warns
     image = image.convert("RGB")

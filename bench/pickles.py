@@ -69,6 +69,8 @@ def _read(file: BinaryIO, whole: memoryview, where: str) -> Any:
         raise BenchError(f"{where} is refused, and nothing of it was run: {why}") from None
     except _DAMAGE as error:
         raise BenchError(f"{where} is damaged or no pickle ({error}); get it anew") from None
+    except MemoryError:
+        raise BenchError(f"there is no room in memory for what {where} holds") from None
 
 
 class _Refusal(Exception):
@@ -94,8 +96,8 @@ class _Blank:
     """An array that has not got its numbers yet."""
 
     def __init__(self) -> None:
-        self.memo: list[int] = []
-        """Where it was remembered."""
+        self.memo: list[int] | None = []
+        """Where it was remembered; None once it was given its numbers."""
 
 
 class _Arguments(tuple[Any, ...]):
@@ -114,8 +116,9 @@ class _Machine:
         self.below: list[list[Any]] = []
         """Stacks that wait beneath a mark."""
         self.memo: dict[int, Any] = {}
-        self.copies: dict[int, tuple[memoryview, bytes]] = {}
-        """By `id` of a piece of the file, itself and its bytes: what is fetched often is copied once."""
+        self.copies: dict[int, tuple[memoryview | str, bytes]] = {}
+        """By `id` of a piece of the file, or of text to encode, itself and its bytes: what is fetched often is copied
+        once."""
 
     def run(self) -> Any:
         """The value at the end."""
@@ -189,7 +192,7 @@ class _Machine:
                 stack.append(_named(f"{_text(first)}.{_text(last)}"))
             case "REDUCE":
                 arguments, function = stack.pop(), stack.pop()
-                stack.append(_called(function, arguments))
+                stack.append(self.called(function, arguments))
             case "BUILD":
                 self.build(stack.pop())
             case _:
@@ -211,6 +214,18 @@ class _Machine:
                 self.copies[id(value)] = value, bytes(value)
             return self.copies[id(value)][1]
         return value
+
+    def called(self, function: Any, arguments: Any) -> Any:
+        """What a function would give, if it is one of `_NAMES`."""
+        made = _NAMES.get(function.name) if isinstance(function, _Name) else None
+        if made is None or not isinstance(arguments, tuple):
+            raise _Refusal("it calls what is no function of numpy's arrays")
+        if made is not _encoded:
+            return made(arguments)
+        text = arguments[0] if arguments else None
+        if id(text) not in self.copies:
+            self.copies[id(text)] = text, _encoded(arguments)  # type: ignore[assignment]  # it refuses all but text
+        return self.copies[id(text)][1]
 
     def take(self, form: str) -> memoryview:
         """The bytes that come next, after their length."""
@@ -241,20 +256,24 @@ class _Machine:
     def remember(self, place: int) -> None:
         """What is on top can be had again."""
         self.memo[place] = self.stack[-1]
-        if isinstance(self.stack[-1], _Blank):
-            self.stack[-1].memo.append(place)
+        match self.stack[-1]:
+            case _Blank(memo=list() as places):
+                places.append(place)
 
     def build(self, state: Any) -> None:
         """Give an array its numbers, or a type its byte order."""
         match self.stack[-1], state:
             case _Kind() as kind, (int(), order, None, None, None, int(), int(), int()) if _text(order) in ORDERS:
                 kind.order = _text(order)
+            case _Blank(memo=None), _:
+                raise _Refusal("it gives an array its numbers twice")
             case _Blank(), (1, tuple(), _Kind(), int(), list()):
                 raise _Refusal("it holds an array of objects; only arrays of numbers are read")
             case _Blank() as blank, (1, tuple() as shape, _Kind() as kind, int() as fortran, raw):
                 made = _array(raw, kind, shape, bool(fortran))
                 self.stack[-1] = made
-                self.memo.update(dict.fromkeys(blank.memo, made))
+                self.memo.update(dict.fromkeys(blank.memo or (), made))
+                blank.memo = None
             case _:
                 raise _Refusal("it sets the inside of something that is no array of numbers")
 
@@ -283,13 +302,6 @@ def _named(name: str) -> _Name:
     if name not in _NAMES:
         raise _Refusal(f"it asks for {reprlib.repr(name)}; only numpy's arrays of numbers are made")
     return _Name(name)
-
-
-def _called(function: Any, arguments: Any) -> Any:
-    made = _NAMES.get(function.name) if isinstance(function, _Name) else None
-    if made is None or not isinstance(arguments, tuple):
-        raise _Refusal("it calls what is no function of numpy's arrays")
-    return made(arguments)
 
 
 def _encoded(arguments: tuple[Any, ...]) -> bytes:
@@ -325,6 +337,10 @@ def _blank(arguments: tuple[Any, ...]) -> _Blank:
 
 def _from_buffer(arguments: tuple[Any, ...]) -> NDArray[Any]:
     match arguments:
+        case (raw, _Kind() as kind, tuple() as shape, "K", tuple() as axes):
+            if sorted(axes) != [*range(len(shape))]:
+                raise _Refusal("it turns an array to axes that it has not")
+            return _array(raw, kind, shape, False).transpose(axes)
         case (raw, _Kind() as kind, tuple() as shape, order, *rest) if rest in ([], [None]):
             return _array(raw, kind, shape, {"C": False, "F": True}[_text(order)])
     raise _Refusal("it makes an array in another way than numpy does")

@@ -203,9 +203,9 @@ class KaiserLearner(Learner):
         stored = values >= 0
         scores = self.config.inverse_temperature * similarities
         scores = scores.masked_fill(~stored, torch.finfo(scores.dtype).min)
-        if self.config.neighbours < scores.shape[-1]:
-            least = scores.topk(self.config.neighbours, -1).values[..., -1:]
-            scores = scores.masked_fill(scores < least, torch.finfo(scores.dtype).min)
+        if self.config.neighbours < scores.shape[-1]:  # of equal ones the first count, as when it writes
+            far = scores.argsort(dim=-1, descending=True, stable=True)[..., self.config.neighbours :]
+            scores = scores.scatter(-1, far, torch.finfo(scores.dtype).min)
         return scores.softmax(-1) * stored
 
     def loss(self, episode: Episode, task: Task) -> Tensor:

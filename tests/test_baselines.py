@@ -89,6 +89,19 @@ def test_pixel_knn_streams_as_the_brute_force_loop(k: int) -> None:
         assert_close(streamed[0, t], brute(config, shown, query.x[0, t], task.way))
 
 
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_of_equally_near_examples_the_first_count_and_no_later_one(k: int) -> None:
+    """Among equal images nothing but their order decides, and what follows changes no answer."""
+    task = GlyphsOnline(way=5, length=20)
+    x, y = torch.full((1, 20, *task.x_shape), 0.5, dtype=torch.float64), torch.arange(20)[None] % 5
+    learner = PixelKNN(metric="euclid", k=k).build(task)
+    streamed = learner.stream(x, y)
+    for t in range(1, 20):
+        said = streamed[0, t].nonzero().flatten().tolist()
+        assert said == sorted({*range(min(k, t))})
+        assert_close(learner.stream(x[:, : t + 1], y[:, : t + 1])[0, t], streamed[0, t])
+
+
 def test_pixel_knn_gives_the_value_of_the_nearest_point() -> None:
     task = Sinusoid(shot=5, query=7)
     support, query = drawn(task)

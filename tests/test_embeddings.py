@@ -223,6 +223,28 @@ def test_siamese_knows_what_it_has_seen() -> None:
     assert torch.equal(answer.argmax(-1), episode.support.y)
 
 
+def test_siamese_tells_unlike_classes_apart_and_from_one_that_is_not_shown() -> None:
+    learner = learner_of(Siamese())
+    shown, asked = torch.zeros(1, 2, learner.size).double(), torch.zeros(1, 1, learner.size).double()
+    shown[0, 0], shown[0, 1] = 1.0, 2.0
+    with torch.no_grad():
+        learner.weigh.weight.fill_(-10.0)
+        learner.weigh.bias.fill_(-30.0)
+    labels = F.one_hot(torch.tensor([[2, 0]]), TASK.way).double()
+    first, absent, third = learner.compare(shown, labels, asked)[0, 0, :3]
+    assert third > first > absent
+
+
+def test_siamese_trains_on_a_single_input_without_a_word() -> None:
+    learner, episode = learner_of(Siamese()), drawn()
+    one = Episode(
+        Examples(*(part[:, :0] for part in episode.support)), Examples(*(part[:, :1] for part in episode.query))
+    )
+    loss = learner.loss(one, TASK)
+    loss.backward()
+    assert loss == 0
+
+
 # GNN
 
 

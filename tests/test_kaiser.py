@@ -177,6 +177,13 @@ def test_one_neighbour_answers_as_the_paper_does() -> None:
         assert torch.equal(net.predict(trail.similarities, trail.values)[:, t].argmax(1), nearest)
 
 
+def test_of_equally_near_slots_the_first_answers() -> None:
+    """Where it writes, the first is the nearest too."""
+    alike, values = torch.full((4,), 0.5).double(), torch.tensor([2, 0, 1, -1])
+    assert learner(neighbours=1).confidence(alike, values).tolist() == [1, 0, 0, 0]
+    assert learner(neighbours=2).confidence(alike, values).tolist() == [0.5, 0.5, 0, 0]
+
+
 def test_the_loss_is_the_margin_over_the_nearest_of_each_kind() -> None:
     net = learner(margin=0.3)
     episode = TASK.sample("train", 2, generator("loss"))

@@ -6,6 +6,8 @@ import functools
 import os
 import pickle
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -206,6 +208,17 @@ def listing(part: str, old: str, new: str) -> Callable[[Path], None]:
     return change
 
 
+def deep_png() -> bytes:
+    """A picture of 9 × 9 in red, green and blue of sixteen bits each, which Pillow does not write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    rows = (b"\0" + bytes(9 * 6)) * 9
+    parts = (b"IHDR", struct.pack(">IIBBBBB", 9, 9, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
 def holding(part: str, **changes: Any) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         path = folder / f"mini-imagenet-cache-{part}.pkl"
@@ -250,6 +263,9 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "pipe": ("folders", lambda f: ((f / "val/n03/n03_2.png").unlink(), os.mkfifo(f / "val/n03/n03_2.png")),
              "no regular file"),
     "sixteen bits": ("folders", lambda f: Image.new("I;16", (9, 9)).save(f / "val/n03/n03_2.png"), "not of eight bits"),
+    "sixteen bits of colour": ("folders", lambda f: (f / "val/n03/n03_2.png").write_bytes(deep_png()),
+                               "not of eight bits"),
+    "smaller": ("pickles", lambda f: as_pickles(f, photos(side=9)), "holds images of 9 × 9 pixels, smaller than 10"),
     "list": ("lists", without("val.csv"), r"no val\.csv in .*copy"),
     "images": ("lists", without("images"), "images lacks 36 of the images that train.csv lists"),
     "listed image": ("lists", without("images/n0300000004.png"), r"lacks 1 of .* val\.csv lists, such as 'n03"),
@@ -315,6 +331,31 @@ def test_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("bench.photographs.os.scandir", scan)
     with pytest.raises(BenchError, match=r"cannot read .*train: Permission denied; check"):
         miniimagenet.load(folder, SMALL)
+
+
+def test_folder_that_nobody_may_look_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path))
+    monkeypatch.setattr(Path, "exists", look)
+    with pytest.raises(BenchError, match=r"cannot read .*: Permission denied; check its permissions"):
+        miniimagenet.locate()
+    assert miniimagenet.found() == (None, None), "other data sets are listed all the same"
+
+
+def test_processes_of_one_number_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """As containers have them; here one has written its pixels when the other begins."""
+    folder, others = as_folders(tmp_path / "copy", photos()), iter([lambda: miniimagenet.check(folder, SMALL)])
+    real = miniimagenet.files.replace
+
+    def and_another(path: Path, content: Any) -> None:
+        real(path, content)
+        next(others, lambda: "")()
+
+    monkeypatch.setattr(miniimagenet.files, "replace", and_another)
+    assert miniimagenet.check(folder, SMALL) == miniimagenet.load(folder, SMALL).content
+    assert not list(cache.rglob(".*.npy*")), "nothing stays behind"
 
 
 def test_a_palette_with_transparency_is_an_image(tmp_path: Path) -> None:

@@ -85,7 +85,9 @@ def arrays(draw: Any) -> np.ndarray:
     raw = draw(st.binary(min_size=count * dtype.itemsize, max_size=count * dtype.itemsize))
     flat = np.frombuffer(raw, np.uint8) % 2 if dtype.kind == "b" else np.frombuffer(raw, np.uint8)
     made = flat.astype(np.uint8).view(dtype).reshape(shape) if count else np.zeros(shape, dtype)
-    form = draw(st.sampled_from(["C", "F", "every second"]))
+    form = draw(st.sampled_from(["C", "F", "every second", "turned"]))
+    if form == "turned":
+        return made.transpose(draw(st.permutations(range(len(shape)))))
     return np.asfortranarray(made) if form == "F" else made[::2] if form == "every second" and shape else made
 
 
@@ -120,10 +122,10 @@ def test_what_python_3_writes_comes_back(value: Any, protocol: int) -> None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("form", ["C", "F", "sliced"])
+@pytest.mark.parametrize("form", ["C", "F", "sliced", "turned"])
 def test_numpy_1_and_2(protocol: int, form: str, tmp_path: Path) -> None:
     array = np.arange(96, dtype=np.uint8).reshape(8, 4, 3)
-    array = {"C": array, "F": np.asfortranarray(array), "sliced": array[::2]}[form]
+    array = {"C": array, "F": np.asfortranarray(array), "sliced": array[::2], "turned": array.transpose(0, 2, 1)}[form]
     value = {"image_data": array, "class_dict": {"n01": [0, 1], "n02": list(np.arange(2, 4))}}
     for content in (pickle.dumps(value, protocol), numpy_1(pickle.dumps(value, protocol))):
         (tmp_path / "a.pkl").write_bytes(content)
@@ -282,6 +284,8 @@ HOSTILE = {
     "a shape of a huge number": BLANK + b"(K\x01(I" + b"9" * 4000 + b"\nt" + U8 + b"I00\nC\x00tb.",
     "a shape of truth": BLANK + b"(K\x01(I01\nt" + U8 + b"I00\nC\x01xtb.",
     "a hundred axes": BLANK + b"(K\x01(" + b"K\x01" * 100 + b"t" + U8 + b"I00\nC\x01xtb.",
+    "a second set of numbers": BLANK + b"2" + (b"(K\x01(K\x01t" + U8 + b"I00\nC\x01xtb0") * 2 + b"l.",
+    "axes that it has not": b"cnumpy.core.numeric\n_frombuffer\n(C\x01x" + U8 + b"(K\x01tX\x01\x00\x00\x00K(K\x01ttR.",
     "an order unknown": b"cnumpy.core.numeric\n_frombuffer\n(C\x01x" + U8 + b"(K\x01tX\x01\x00\x00\x00KtR.",
     "bytes declared": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"x.",
     "bytes declared beyond": b"\x80\x04\x8e" + b"\xff" * 8 + b"x.",
@@ -316,6 +320,38 @@ def test_an_order_of_bytes_that_is_none() -> None:
     assert wrong != content
     with pytest.raises(BenchError):
         pickles.loads(wrong)
+
+
+@pytest.mark.parametrize(
+    "ask", [b"h\x00h\x01R", b"h\x00h\x02h\x03\x86R"], ids=["arguments kept", "arguments made anew"]
+)
+def test_text_encoded_often_is_encoded_once(ask: bytes) -> None:
+    """A few bytes ask for the whole text again."""
+    text = b"X" + struct.pack("<I", 1 << 16) + b"x" * (1 << 16) + b"q\x02"
+    content = b"c_codecs\nencode\nq\x00" + text + b"X\x06\x00\x00\x00latin1q\x03\x86q\x01(" + ask * 1000 + b"l."
+    tracemalloc.start()
+    read = pickles.loads(content)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert read == [b"x" * (1 << 16)] * 1000
+    assert peak < 1 << 20
+
+
+def test_an_array_is_looked_for_where_it_was_kept_once() -> None:
+    n = 300
+    kept = BLANK + b"".join(b"r" + struct.pack("<I", place) for place in range(n))
+    numbers = b"(K\x01(K\x01t" + U8 + b"I00\nC\x01xtb0"
+    with pytest.raises(BenchError, match="gives an array its numbers twice"):
+        pickles.loads(kept + b"2" * n + numbers * n + b".")
+
+
+def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(pickles, "_array", full)
+    with pytest.raises(BenchError, match="there is no room in memory for what the pickle holds"):
+        pickles.loads(pickle.dumps(np.arange(3)))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
