@@ -17,6 +17,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 from collections import deque
@@ -281,6 +282,8 @@ def _ray(context: Context) -> Iterator[Pool]:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)  # Ray's would end us on the spot
 
+    needs = {"CPU": context.threads} | ({"GPU": 1} if context.device == "cuda" else {})
+
     class Task:
         def __init__(self, reference: Any) -> None:
             self.reference = reference
@@ -296,15 +299,35 @@ def _ray(context: Context) -> Iterator[Pool]:
 
     class Tasks:
         # A lost task is ours to tell of, and to resume when the user says so.
-        call = ray.remote(num_cpus=context.threads, num_gpus=int(context.device == "cuda"), max_retries=0)(_call)
+        call = ray.remote(num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), max_retries=0)(_call)
 
         def submit(self, fn: Callable[[], Ended], /) -> Task:
             return Task(self.call.remote(fn))
 
     try:
+        _check_room([node["Resources"] for node in ray.nodes() if node["Alive"]], needs)
         yield Tasks()
     finally:
         ray.shutdown()
+
+
+def _check_room(machines: Sequence[Mapping[str, float]], needs: Mapping[str, int]) -> None:
+    """Ray itself would wait without a word for a machine that has what a cell needs.
+
+    Raises:
+        BenchError: no machine has it; a cluster that we were sent to may grow, so there it is a note.
+    """
+    if any(all(machine.get(kind, 0) >= count for kind, count in needs.items()) for machine in machines):
+        return
+    most = {kind: max((machine.get(kind, 0) for machine in machines), default=0) for kind in needs}
+    short = f"a cell needs {_counted(needs)} on one machine, and Ray's have {_counted(most)} at most"
+    if "RAY_ADDRESS" not in os.environ:
+        raise BenchError(f"{short}; lower --threads, or choose --device cpu")
+    print(f"note: {short}; cells wait until the cluster grows (Ctrl-C ends the wait)", file=sys.stderr)
+
+
+def _counted(resources: Mapping[str, float]) -> str:
+    return " and ".join(f"{count:g} {kind}{'s' if count != 1 else ''}" for kind, count in resources.items())
 
 
 def _check_reachable(address: str) -> None:

@@ -18,6 +18,7 @@ import pytest
 from shell import QUICK, TOYS, Said, bench, end, refused, results_of, toys  # noqa: F401
 
 from bench import executor, grid, records, remote
+from bench.errors import BenchError
 from bench.training import Context
 
 pytestmark = pytest.mark.usefixtures("toys")
@@ -229,6 +230,28 @@ def test_a_command_of_slurm_that_is_not_there(
 def test_an_extra_that_is_not_installed(name: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, PACKAGES[name], None)
     refused(bench(capsys, *NET, "--executor", name), rf"pip install 'mannbench\[{name}\]' brings it")
+
+
+def test_what_no_machine_has_is_told(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    machines = [{"CPU": 2.0, "memory": 9.0}, {"CPU": 8.0}, {"CPU": 1.0, "GPU": 1.0}]
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for fits in ({"CPU": 8}, {"CPU": 1, "GPU": 1}):
+        remote._check_room(machines, fits)
+    with pytest.raises(
+        BenchError, match=r"needs 9 CPUs on one machine, and Ray's have 8 CPUs at most; lower --threads"
+    ):
+        remote._check_room(machines, {"CPU": 9})
+    with pytest.raises(
+        BenchError, match="needs 2 CPUs and 1 GPU on one machine, and Ray's have 8 CPUs and 1 GPU at most"
+    ):
+        remote._check_room(machines, {"CPU": 2, "GPU": 1})
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    remote._check_room([], {"CPU": 1, "GPU": 1})
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "note: a cell needs 1 CPU and 1 GPU on one machine, and Ray's have 0 CPUs and 0 GPUs at most"
+    )
+    assert "wait until the cluster grows" in said
 
 
 def test_a_ray_cluster_that_is_not_there(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
