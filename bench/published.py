@@ -35,6 +35,7 @@ MEASURED = {
     "rotations": "rotations",
     "balanced": "balanced draws",
     "persistent": "memory kept between episodes",
+    "length": "presentations in an episode",
     "polarity": "polarity",
     "waves": "what is drawn of a wave",
 }
@@ -68,6 +69,7 @@ RECIPE = {
 TRAINING = {
     "train_characters": "training characters",
     "augmentation": "augmentation",
+    "curriculum": "curriculum",
     "inner_lr": "inner learning rate",
     "inner_steps": "inner training steps",
     "test_steps": "inner test steps",
@@ -268,6 +270,9 @@ def beside(spec: Mapping[str, Any], setting: Mapping[str, Any], at: str = "") ->
     if kind in ("run", "group"):
         return []
     place = {column: number} if column else {}
+    task = spec["task"]["fields"] | dict(setting)
+    if task.get("among") not in (None, 0, task.get("way")):  # papers deal as many labels as there are classes
+        return []
     found = lookup(published_name(spec), spec["task"]["name"], **{**setting, **place})
     found = [row for row in found if {*row.key} & {"instance", "adapt_steps"} == {*place}]
     return closest(spec, found, setting)
@@ -313,11 +318,17 @@ def facts(spec: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, str]
                 break
     if "quarter_turns" in trained:
         known["rotations"] = "drawn per class" if parts["task"]["quarter_turns"] else "none"
-        known["augmentation"] = " and ".join(k for k in ("rotation", "shift") if trained.get(k)) or "none"
+        known["augmentation"] = " and ".join(_moved(trained)) or "none"
+    if trained.get("train_turned"):
+        known["augmentation"] = "rotations as classes"
     if parts["task"].get("persistent", 1) > 1:
         known["persistent"] = "yes"
     if "balanced" in trained:
         known["balanced"] = "yes" if parts["task"]["balanced"] else "no"
+        if isinstance(parts["task"].get("way"), int):
+            known["length"] = str(parts["task"].get("length") or 10 * parts["task"]["way"])
+    if trained.get("start_way"):
+        known["curriculum"] = f"from {trained['start_way']} classes on"
     known |= _meant(spec, known)
     characters = CHARACTERS.get(str(trained.get("train_split", trained.get("split"))))
     if characters:
@@ -329,6 +340,13 @@ def facts(spec: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, str]
     if not spec["budget"]["steps"]:
         known = {name: text for name, text in known.items() if name not in TRAINING and not name.startswith("train_")}
     return known
+
+
+def _moved(trained: Mapping[str, Any]) -> Iterator[str]:
+    """How training images are turned and moved; by how much, where Santoro et al. do so by another."""
+    for name, theirs in (("rotation", 11.25), ("shift", 10.0)):
+        if trained.get(name):
+            yield name if trained[name] == theirs else f"{name} by {trained[name]}"
 
 
 def _late(method: str) -> dict[str, Any]:

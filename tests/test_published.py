@@ -15,6 +15,7 @@ from baselines.adaptation import AdaptingMethod
 from baselines.cavia import CAVIA
 from baselines.maml import MAML
 from baselines.matching import Matching
+from baselines.pixel_knn import PixelKNN
 from baselines.protonet import ProtoNet
 from baselines.r2d2 import R2D2
 from baselines.reptile import Reptile
@@ -25,7 +26,10 @@ from bench.grid import Budget, Cell
 from bench.published import lookup, protocol_match, rows
 from bench.tasks.gaussian import GaussianProcess
 from bench.tasks.glyphs import Glyphs, GlyphsOnline
+from bench.tasks.lake import Lake
+from bench.tasks.omniglot import OmniglotOnline
 from bench.tasks.sinusoid import Sinusoid
+from mann.lrua import Mann
 from mann.ntm import NTMMethod
 
 ANCHORS = [
@@ -265,6 +269,49 @@ def test_values_of_another_version_change_nothing_else() -> None:
     assert [k["backbone"] for k in known] == ["conv4", "conv4"]
     assert (known[0]["inner_lr"], known[0]["test_steps"], known[1]["full_context"]) == ("0.4", "3", "yes")
     assert "full_context" not in published.facts(Cell(NTMMethod(), Glyphs(), 0, Budget()).spec, {})
+
+
+ONLINE_DIFFERENCES: list[tuple[dict[str, Any], str]] = [
+    ({"length": 10}, "presentations in an episode 10 (paper 50)"),
+    ({"persistent": 5}, "memory kept between episodes yes (paper no)"),
+    ({"rotation": 90.0}, "augmentation rotation by 90.0 and shift (paper rotation and shift)"),
+    ({"shift": 0.0}, "augmentation rotation (paper rotation and shift)"),
+    ({"balanced": True}, "balanced draws yes (paper no)"),
+]
+
+
+@pytest.mark.parametrize(("fields", "reason"), ONLINE_DIFFERENCES)
+def test_what_else_an_online_episode_is_is_a_difference(fields: dict[str, Any], reason: str) -> None:
+    found = {}
+    for name, task in (("usual", OmniglotOnline()), ("other", OmniglotOnline(**fields))):
+        cell = Cell(Mann(), task, 0, Budget()).spec
+        row = next(r for r in published.beside(cell, {"way": 5, "labels": "onehot"}, "instance 2") if not r.by_others)
+        assert row.value == 82.8
+        found[name] = protocol_match(cell, row).reasons
+    assert reason not in found["usual"]
+    assert reason in found["other"]
+
+
+def test_the_length_of_an_episode_follows_its_classes() -> None:
+    cell = Cell(PixelKNN(), OmniglotOnline(), 0, Budget()).spec
+    assert [published.facts(cell, {"way": way})["length"] for way in (5, 15)] == ["50", "150"]
+    assert published.facts(cell, {"way": 10, "length": 75})["length"] == "75"
+
+
+def test_nothing_is_published_of_more_labels_than_classes() -> None:
+    for among, some in ((0, True), (5, True), (20, False)):
+        cell = Cell(Mann(), OmniglotOnline(among=among), 0, Budget()).spec
+        assert bool(published.beside(cell, {"way": 5, "labels": "onehot"}, "instance 2")) == some
+
+
+def test_a_curriculum_and_turned_characters_are_facts_of_training() -> None:
+    def known(task: Any) -> dict[str, str]:
+        return published.facts(Cell(Mann(), task, 0, Budget()).spec, {})
+
+    assert "curriculum" not in known(OmniglotOnline())
+    assert known(OmniglotOnline(start_way=2))["curriculum"] == "from 2 classes on"
+    assert known(Lake())["augmentation"] == "none"
+    assert known(Lake(train_turned=True))["augmentation"] == "rotations as classes"
 
 
 def test_batch_statistics_are_a_difference() -> None:
