@@ -124,7 +124,7 @@ FIELDS = {
     "read": ("method.read",),
     "slots": ("method.slots",),
     "width": ("method.width",),
-    "heads": ("method.heads",),
+    "heads": ("method.heads", "method.reads"),
     "usage_decay": ("method.decay",),
     "inner_lr": ("method.inner_lr",),
     "inner_steps": ("method.train_steps",),

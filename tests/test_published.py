@@ -292,6 +292,15 @@ def test_what_else_an_online_episode_is_is_a_difference(fields: dict[str, Any], 
     assert reason in found["other"]
 
 
+def test_heads_have_one_name_for_papers() -> None:
+    row = lookup("ntm", "omniglot-online", way=15, instance=2, labels="string")[0]
+    task = OmniglotOnline(way=15, labels="string")
+    for method, reasons in ((NTMMethod(), {"heads 1 (paper 4)", "slot width 20 (paper 40)"}),
+                            (NTMMethod(reads=4, writes=4, width=40), set())):  # fmt: skip
+        found = protocol_match(Cell(method, task, 0, Budget()).spec, row).reasons
+        assert {r for r in found if r.startswith(("heads", "slot"))} == reasons
+
+
 def test_the_length_of_an_episode_follows_its_classes() -> None:
     cell = Cell(PixelKNN(), OmniglotOnline(), 0, Budget()).spec
     assert [published.facts(cell, {"way": way})["length"] for way in (5, 15)] == ["50", "150"]
