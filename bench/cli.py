@@ -314,7 +314,11 @@ def inspect(
         _json(told)
 
 
-@app.command(epilog=_example("bench compare mann lstm", "bench compare protonet maml -t omniglot --margin 0.5"))
+@app.command(
+    epilog=_example(
+        "bench compare protonet relation -t omniglot --margin 0.5", "bench compare cavia reptile --at 'step 10'"
+    )
+)
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="A method, as `bench tables` names it or by its name alone.",
                                      autocompletion=completion.methods)],

@@ -99,6 +99,21 @@ def curve(made: pd.DataFrame, c: Comparison, name: str) -> tuple[list[int], list
     return steps, [float(np.mean(points[s])) for s in steps]
 
 
+def _unlike(made: pd.DataFrame, c: Comparison) -> str:
+    """That the two are scored after different numbers of gradient steps; empty where they are not, or none is known."""
+    after = [_after(_rows(made, c, name)) for name in (c.a, c.b)]
+    if c.at or not all(after) or after[0] == after[1]:
+        return ""
+    a, b = (" or ".join(map(str, sorted(steps))) for steps in after)
+    return f"A is scored after {a} of its steps and B after {b}: --at 'step N' compares them after as many"
+
+
+def _after(rows: pd.DataFrame) -> set[int]:
+    """The gradient steps after which the score as a whole is taken."""
+    return {int(step) for scores in rows["scores"] for step, at in (scores.get("by_step") or {}).items()
+            if at["mean"] == scores["mean"]}  # fmt: skip
+
+
 def _rows(made: pd.DataFrame, c: Comparison, name: str) -> pd.DataFrame:
     there = (made["task"] == c.task) & (made["setting"] == c.setting) & (made["method"] == name)
     return frames.once(made[there & made["seed"].isin(c.seeds)])
@@ -127,7 +142,7 @@ def show(out: Console, made: pd.DataFrame, found: list[Comparison], costs: Itera
         return
     for c, spent in zip(found, costs, strict=True):
         out.print(_where(c), style="bold")
-        for line in filter(None, [_doubt(c), _wins(c), _seeds(c), _costs(spent)]):
+        for line in filter(None, [_unlike(made, c), _doubt(c), _wins(c), _seeds(c), _costs(spent)]):
             out.print(f"  {line}")
         _curves(out, made, c)
         out.print(f"  {verdicts.sentence(c)}", style="italic", soft_wrap=True)

@@ -244,7 +244,8 @@ def _chance(section: pd.DataFrame, metric: str, at: str) -> float:
     if guess is not None:
         return guess if metric == "accuracy" else 100 - guess
     beside = section[(section["method_name"] == "chance") & (section["outcome"] == "ok")]
-    return math.nan if beside.empty else float(np.mean([*scores_of(beside, at).values()]))
+    found = {} if beside.empty else scores_of(beside, at)  # none after steps, which it does not take
+    return float(np.mean([*found.values()])) if found else math.nan
 
 
 def _part(scores: Mapping[str, Any], at: str) -> Mapping[str, Any] | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import evaluation, points, record, scored, spec
+from synthetic import by_step, evaluation, points, record, scored, spec
 
 from bench import cli, comparing, frames, records, stats
 from bench.comparing import Request
@@ -106,6 +106,21 @@ def test_one_seed_says_that_there_is_no_interval(tmp_path: Path, capsys: Capture
     text = screen(capsys, "protonet", "maml", "--results", store(tmp_path, pair(1)))
     assert "whether they differ cannot be told, because 1 seed gives no interval." in text
     assert "nan" not in text
+
+
+@pytest.mark.filterwarnings("error")
+def test_scores_after_different_steps_are_called_that(tmp_path: Path, capsys: Capture) -> None:
+    made = []
+    for seed in range(3):
+        made.append(scored(spec("chance", "sinusoid", seed), 3.0))
+        for name, last in (("cavia", 1), ("maml", 10)):
+            cell, errors = spec(name, "sinusoid", seed, fields={}), {1: [0.4, 0.5 + seed], 10: [0.1, 0.2 + seed]}
+            made.append(record(cell, evaluation(cell, errors[last], by_step=by_step(errors))))
+    folder = store(tmp_path, made)
+    text = screen(capsys, "cavia", "maml", "--results", folder)
+    assert "A is scored after 1 of its steps and B after 10: --at 'step N' compares them after as many" in text
+    for asked in (("cavia", "maml", "--at", "step 10"), ("cavia", "chance")):
+        assert "is scored after" not in screen(capsys, *asked, "--results", folder)
 
 
 def test_times_of_different_devices_have_no_ratio(tmp_path: Path, capsys: Capture) -> None:
