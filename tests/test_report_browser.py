@@ -70,6 +70,12 @@ def _soon(page: Any, expression: str) -> bool:
     return False
 
 
+def _settled(page: Any) -> Any:
+    """The page with every block laid out: a block laid out between press and release takes the click away."""
+    page.add_style_tag(content=".block { content-visibility: visible !important; }")
+    return page
+
+
 def _hash(page: Any) -> str:
     return page.evaluate("location.hash")
 
@@ -125,6 +131,7 @@ def test_links_within_the_page_keep_the_filters(opened: Any, address: str) -> No
 
 def test_records_are_searched_sorted_and_opened(opened: Any) -> None:
     cells = ".records tbody td:nth-child({})"
+    _settled(opened)
     opened.fill(".search input", "copy ntm")
     assert set(opened.locator(".records tbody th").all_inner_texts()) == {"ntm"}
     assert "q=copy" in _hash(opened)
@@ -139,6 +146,7 @@ def test_records_are_searched_sorted_and_opened(opened: Any) -> None:
     found = [float(text.split()[0]) for text in opened.locator(cells.format(6)).all_inner_texts()]
     assert found == sorted(found, reverse=True)
     opened.reload()
+    _settled(opened)
     assert [float(text.split()[0]) for text in opened.locator(cells.format(6)).all_inner_texts()] == found
     opened.locator(".records tbody tr").first.click()
     shown = opened.inner_text("dialog")
@@ -156,7 +164,7 @@ def test_records_are_searched_sorted_and_opened(opened: Any) -> None:
 
 
 def test_a_figure_leads_to_its_records(opened: Any) -> None:
-    row = opened.locator("#summary .forest tbody tr").first
+    row = _settled(opened).locator("#summary .forest tbody tr").first
     method, href = row.locator("th").inner_text().strip(), row.locator("a").get_attribute("href")
     row.locator("a").click()
     assert _soon(opened, "document.querySelectorAll('.records tbody tr').length === 3")
@@ -169,7 +177,7 @@ def test_a_figure_leads_to_its_records(opened: Any) -> None:
 
 def test_a_records_command_can_be_copied(chromium: Any, address: str) -> None:
     for page in _opened(chromium, address, permissions=["clipboard-read", "clipboard-write"]):
-        page.locator(".records tbody tr a").first.click()
+        _settled(page).locator(".records tbody tr a").first.click()
         command = page.locator("dialog pre").first.inner_text()
         page.locator("dialog button", has_text="copy").click()
         page.locator("dialog button", has_text="copied").wait_for()
@@ -240,8 +248,7 @@ def test_nothing_is_wider_than_the_window(chromium: Any, address: str, width: in
     context = chromium.new_context(viewport={"width": width, "height": 800})
     page = context.new_page()
     page.goto(address)
-    page.add_style_tag(content=".block { content-visibility: visible !important; }")
-    page.evaluate("document.querySelectorAll('main details').forEach(each => { each.open = true; })")
+    _settled(page).evaluate("document.querySelectorAll('main details').forEach(each => { each.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     wide = page.locator("main > section > *, .block > *, .chart, .chart svg").evaluate_all(
         "all => all.filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
@@ -295,7 +302,7 @@ def test_names_and_values_are_text_and_nothing_else(chromium: Any, tmp_path: Pat
         page.goto(f"{address}#method={quote(quote(NASTY))}")
         page.reload()
         assert page.inner_text(".filter[data-kind=method] b") == NASTY
-        page.locator(".records tbody tr a").first.click()
+        _settled(page).locator(".records tbody tr a").first.click()
         assert CLOSING in page.inner_text("dialog")
         page.keyboard.press("Escape")
         plot = page.locator("#curves .plot").first
