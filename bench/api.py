@@ -423,11 +423,20 @@ class _Loss(nn.Module):
 
 
 def answer(learner: Learner, episode: Episode, task: Task) -> Tensor:
-    """Predictions for the episode's queries under the task's protocol: [batch, n_query, n_out]."""
+    """Predictions for the episode's queries under the task's protocol: [batch, n_query, n_out].
+
+    Raises:
+        BenchError: the learner answers in another shape. More columns than classes would go unnoticed else.
+    """
+    x, y = episode.query
     if task.online:
-        x, y = episode.query
-        return learner.stream(x, y if task.y_size else y[..., :0])
-    return learner(episode.support, episode.query.x)
+        prediction = learner.stream(x, y if task.y_size else y[..., :0])
+    else:
+        prediction = learner(episode.support, x)
+    if prediction.shape != (expected := (*x.shape[:2], task.n_out)):
+        found, name = list(prediction.shape), type(learner).__name__
+        raise BenchError(f"{name} answers {task.name} with {found}; [batch, n_query, n_out] is {list(expected)}")
+    return prediction
 
 
 State = TypeVar("State", bound=tuple[Any, ...])

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from bench import cells, frames, records, stats, verdicts, views
+from bench import cells, frames, provenance, records, stats, verdicts, views
 from bench.errors import BenchError
 from bench.stats import Comparison, Failures
 
@@ -71,6 +71,8 @@ def _frame(request: Request) -> pd.DataFrame:
         raise BenchError(f"all records of {request.results} were made by uncommitted code; --dirty compares them")
     if not found:
         raise BenchError(f"there are no records in {request.results}; `bench run` makes them")
+    named = {name.partition(" ")[0] for name in (request.a, request.b)}
+    views.warn(provenance.mixed(record for record in loaded.records if record.method in named))
     return frames.frame(frames.current(clean))
 
 
@@ -101,17 +103,11 @@ def curve(made: pd.DataFrame, c: Comparison, name: str) -> tuple[list[int], list
 
 def _unlike(made: pd.DataFrame, c: Comparison) -> str:
     """That the two are scored after different numbers of gradient steps; empty where they are not, or none is known."""
-    after = [_after(_rows(made, c, name)) for name in (c.a, c.b)]
+    after = [frames.after(_rows(made, c, name)) for name in (c.a, c.b)]
     if c.at or not all(after) or after[0] == after[1]:
         return ""
     a, b = (" or ".join(map(str, sorted(steps))) for steps in after)
     return f"A is scored after {a} of its steps and B after {b}: --at 'step N' compares them after as many"
-
-
-def _after(rows: pd.DataFrame) -> set[int]:
-    """The gradient steps after which the score as a whole is taken."""
-    return {int(step) for scores in rows["scores"] for step, at in (scores.get("by_step") or {}).items()
-            if at["mean"] == scores["mean"]}  # fmt: skip
 
 
 def _rows(made: pd.DataFrame, c: Comparison, name: str) -> pd.DataFrame:

@@ -46,9 +46,9 @@ def describe(device: str, threads: int, packages: Collection[str] = ()) -> dict[
     """The environment of a record; packages: distributions that its method needs besides."""
     import torch
 
-    from bench.registry import plugin_files
+    from bench import registry
 
-    plugins = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in plugin_files() if p.is_file()}
+    plugins = registry.plugin_digests()
     return (
         source()
         | ({"plugins": plugins} if plugins else {})

@@ -188,6 +188,12 @@ def _know_metrics(rows: list[dict[str, Any]]) -> None:
         row["metric"], row["higher_is_better"] = known.get(row["task"], declared)
 
 
+def after(rows: pd.DataFrame) -> set[int]:
+    """The gradient steps after which the score as a whole is taken; empty where a method has none, or does not tell."""
+    return {int(step) for scores in rows["scores"] for step, at in (scores.get("by_step") or {}).items()
+            if at["mean"] == scores["mean"]}  # fmt: skip
+
+
 def _devices(env: Mapping[str, Any]) -> set[str]:
     """What a cell was trained and tested on: more than one where it was resumed elsewhere."""
     return {name for each in (env, *env.get("resumed", ())) if (name := each.get("device"))}

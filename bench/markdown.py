@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench import cells, legends, memory_tables, published, registry
+from bench import cells, frames, legends, memory_tables, published, registry
 from bench.cells import NONE, PAPERS, WORDS, rows_of, safe
 from bench.frames import PERCENT
 from bench.references import ceiling, elimination, guessing
@@ -233,8 +233,25 @@ def _wide(section: pd.DataFrame, made: pd.DataFrame, costs: bool) -> list[str]:
     ]
     shown = pd.DataFrame(rows, columns=columns, dtype=object).fillna("")
     measure = WORDS.get(metric, metric).capitalize()
-    empty = ["No figure after some steps: no seed has a finite one there, or the method does not tell it."] * silent
-    return [f"{measure}:", cells.table(shown, ("method", "same protocol")), *empty, *notes.lines()]
+    below = ["No figure after some steps: no seed has a finite one there, or the method does not tell it."] * silent
+    below += _unlike(section, made)
+    return [f"{measure}:", cells.table(shown, ("method", "same protocol")), *below, *notes.lines()]
+
+
+def _unlike(section: pd.DataFrame, made: pd.DataFrame) -> list[str]:
+    """After how many gradient steps methods are scored overall, where that differs."""
+    methods: dict[int, list[str]] = {}
+    for label, group in section.groupby("label", sort=False):
+        for step in frames.after(made[made["method"] == group["method"].iloc[0]]):
+            methods.setdefault(step, []).append(str(label))
+    if len(methods) < 2:
+        return []
+    most = max(methods, key=lambda step: len(methods[step]))
+    others = [f"{step} step{'s' * (step != 1)} ({', '.join(map(safe, dict.fromkeys(methods[step])))})"
+              for step in sorted(methods.keys() - {most})]  # fmt: skip
+    return [
+        f"Overall is after {most} gradient steps, but after {' and '.join(others)}; columns by steps compare after as many."
+    ]
 
 
 def _other_seeds(cell: Any, first: Any) -> str:

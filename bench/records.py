@@ -9,7 +9,7 @@ import re
 import reprlib
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -23,6 +23,13 @@ SCHEMA = 1
 ANY: Any = (*PLAIN, [PLAIN], {...: PLAIN})
 FIELDS: Any = {"also": ([TEXT], *MISSING), ...: (*PLAIN, [PLAIN])}
 SCORES: Any = {"mean": NUMBER, "per_episode": [NUMBER]}
+BEFORE: Any = {
+    "commit": TEXT + NONE + MISSING,
+    "source": TEXT + NONE + MISSING,
+    "plugins": ({...: TEXT}, *MISSING),
+    "data": TEXT + NONE + MISSING,
+}
+"""What was another in the part before a resumption."""
 SHAPE: Any = {
     "schema": WHOLE,
     "id": TEXT,
@@ -82,7 +89,7 @@ SHAPE: Any = {
         "backend": TEXT + MISSING,
         "plugins": ({...: TEXT}, *MISSING),
         "packages": ({...: TEXT}, *MISSING),
-        "resumed": ([{...: PLAIN}], *MISSING),
+        "resumed": ([{"before": (BEFORE, *MISSING), ...: PLAIN}], *MISSING),
         ...: ANY,
     },
     "started": TEXT,
@@ -206,6 +213,15 @@ def load(results: Path) -> Loaded:
                 seen.add(record.id)
                 loaded.records.append(record)
     return loaded
+
+
+def of(results: Path, task: str, method: str) -> list[Record]:
+    """The readable records of a method on a task."""
+    found = []
+    for path in sorted((results / "runs" / task / method).glob("[!.]*.json")):
+        with suppress(BenchError):
+            found.append(read(path))
+    return found
 
 
 @contextmanager

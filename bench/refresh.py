@@ -14,6 +14,7 @@ from bench import (
     grid,
     latex,
     profile_tables,
+    provenance,
     published,
     readme,
     records,
@@ -39,6 +40,7 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
         records.check_folder(results)
     out, loaded = views.console(), records.load(results)
     views.left_out(loaded.problems)
+    views.warn(provenance.mixed(loaded.records))
     found = collect(suites, results, loaded.records, dirty)
     if not suites:
         measured = benchmarks.load(results, dirty)

@@ -70,6 +70,8 @@ VARIANTS = Registry("variant")
 REGISTRIES = (METHODS, TASKS, OPS, VARIANTS)
 failures: dict[str, str] = {}
 """Plug-ins that could not be imported: origin -> what went wrong."""
+imported: dict[Path, str] = {}
+"""sha256 of each plug-in file as this process imported it."""
 _origin = ""
 _loaded = False
 
@@ -159,6 +161,21 @@ def plugin_files() -> list[Path]:
     return list({Path(path).resolve(): Path(path) for path in named}.values())
 
 
+def plugin_digests() -> dict[str, str]:
+    """sha256 of each of `plugin_files`, by the file's name: as it was imported, should it have changed since."""
+    return {
+        path.name: imported.get(path.resolve()) or hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in plugin_files()
+        if path.is_file()
+    }
+
+
+def plugin_of(registry: Registry, name: str) -> str | None:
+    """The name of the plug-in file that an entry comes from, or None."""
+    kind, _, path = registry.origins.get(name, "").partition(" ")
+    return Path(path).name if kind == "file" else None
+
+
 def _try(origin: str, importer: Callable[[], object]) -> None:
     global _origin
     _origin = origin
@@ -185,6 +202,7 @@ def _import_file(path: Path) -> None:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
+    imported[path.resolve()] = hashlib.sha256(path.read_bytes()).hexdigest()
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)

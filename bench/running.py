@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import executor, grid, live, origins, records, views
+from bench import executor, grid, live, origins, provenance, records, views
 from bench.api import Backend, TrainedMethod
 from bench.errors import BenchError
 from bench.executor import Outcome, stackable
@@ -215,7 +215,8 @@ def _say_notes(request: Request, store: Store) -> None:
     alone = {c.method.name for c in request.cells if isinstance(c.method, TrainedMethod) and not stackable(c)}
     if request.stack > 1 and alone:
         err.print(f"note: --stack changes nothing here for {', '.join(sorted(alone))}: one seed after another")
-    for problem in store.problems:
+    stale = provenance.stale(request.results, request.cells, store.recorded.values(), store.pending)
+    for problem in [*store.problems, *stale]:
         err.print(f"warning: {problem}", soft_wrap=True)
 
 

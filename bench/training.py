@@ -7,7 +7,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,7 +60,7 @@ class Context:
 
 
 NOTES = ("best_step", "best_score", "loss_sum", "loss_steps", "train_s", "train_cpu_s", "curve", "resumed", "stacked",
-         "device")  # fmt: skip
+         "device", "made")  # fmt: skip
 """What a checkpoint keeps of `Training` as JSON."""
 
 
@@ -84,9 +84,12 @@ class Training:
     ran: list[str] = field(default_factory=list)
     """Backends that have been at work, before a resumption too."""
     resumed: list[dict[str, Any]] = field(default_factory=list)
-    """Where training was taken up again, by which code, and on what device the part before ran."""
+    """Where training was taken up again, by which code, on what device the part before ran, and what of its code and
+    data was another."""
     device: str = ""
     """What it trains on; in a checkpoint, what it was made on."""
+    made: dict[str, Any] = field(default_factory=dict)
+    """By which code it trains and on which data, see `_made`; in a checkpoint, what made it."""
     stacked: int = 1
     """The most cells that took a step side by side, before a resumption too."""
 
@@ -108,8 +111,13 @@ class Training:
         self.learner.load_state_dict(content["learner"])
         self.optimiser.load_state_dict(content["optimiser"])
         self.best, self.step = content["best"], content["step"]
-        for key, value in json.loads(content["notes"]).items():
+        for key, value in notes(content).items():
             setattr(self, key, value)
+
+
+def notes(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint keeps as JSON: those of `NOTES` that it has, and `ran`."""
+    return json.loads(content["notes"])
 
 
 class Asked(NamedTuple):
@@ -226,7 +234,7 @@ def _run(cell: Cell, context: Context) -> Running:
     testers = _testers(cell, learner, context.device)
     for each in (learner, *(tester for _, tester in testers.values())):
         each.use(context.backend, lambda: context.report(Progress(cell.id, COMPILING, 0, 0)))
-    training = Training(learner, None)
+    training = Training(learner, None, made=_made(env, content))
     finite = True
     if isinstance(cell.method, TrainedMethod):
         training.optimiser = cell.method.optimiser(learner)
@@ -310,6 +318,16 @@ def evaluate(
     }
 
 
+def _made(env: Mapping[str, Any], content: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The code and the data that train: commit, digests of the sources, of plug-ins by name, and of the data."""
+    return {
+        "commit": env["commit"],
+        "source": env["source_sha256"],
+        "plugins": env.get("plugins", {}),
+        "data": content["sha256"] if content else None,
+    }
+
+
 def _train(
     cell: Cell, method: TrainedMethod, training: Training, validator: Learner, context: Context
 ) -> Generator[Asked, Answered, bool]:
@@ -320,10 +338,15 @@ def _train(
     ratios = [group["lr"] / method.lr if method.lr else 1.0 for group in optimiser.param_groups]
     saved = checkpoints.latest(context.results, cell.id)
     if saved:
+        made, training.made = training.made, {}
         training.restore(saved)
-        code = environment.source()
-        segment = {"step": training.step, "commit": code["commit"], "source": code["source_sha256"]}
-        training.resumed.append(segment | ({"device": training.device} if training.device else {}))
+        others = {part: value for part, value in training.made.items() if value != made[part]}
+        training.resumed.append(
+            {"step": training.step, "commit": made["commit"], "source": made["source"]}
+            | ({"device": training.device} if training.device else {})
+            | ({"before": others} if others else {})
+        )
+        training.made = made
     training.device = environment.device_name(context.device)
     validations = set(budget.validation_steps())
     # Without validation the curve still gets twenty points of training loss.

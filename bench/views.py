@@ -57,6 +57,13 @@ def left_out(problems: Sequence[str]) -> None:
         err.print(f"warning: {more} more file{'s are' if more > 1 else ' is'} left out")
 
 
+def warn(said: Iterable[str]) -> None:
+    """Print each sentence as a warning."""
+    err = console(stderr=True)
+    for each in said:
+        err.print(f"warning: {each}", soft_wrap=True)
+
+
 def table(*columns: str, right: Iterable[str] = (), **options: Any) -> Table:
     """An empty table; columns named in right hold numbers."""
     made = Table(box=SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold", **options)
@@ -239,8 +246,15 @@ def resumed(env: Mapping[str, Any]) -> list[str]:
     return [
         f"resumed at step {segment.get('step')} with commit {segment.get('commit')}"
         + (f", until then on {segment['device']}" if segment.get("device") else "")
+        + "".join(f", with {each}" for each in _before(segment.get("before", {})))
         for segment in env.get("resumed", ())
     ]
+
+
+def _before(made: Mapping[str, Any]) -> list[str]:
+    """What of the code and data that trained the part before was another."""
+    others = [("commit", made.get("commit")), ("data", made.get("data")), *made.get("plugins", {}).items()]
+    return [f"{name} {digest[:12]}" for name, digest in others if digest]
 
 
 def again(record: Record) -> str:

@@ -62,6 +62,23 @@ def test_nan_answer_is_a_divergence_not_a_class(task: Task, tmp_path: Path) -> N
     assert record.result["evaluations"] == {}
 
 
+@named("wide")
+class Wide(Method):
+    more: int = option(1, "answers beyond the classes")
+
+    def build(self, task: Task) -> Learner:
+        answers = Stepping(task, broken=False)
+        answers.task = replace(task, way=task.n_out + self.more)
+        return answers
+
+
+@pytest.mark.parametrize("task", [Toy(), ToyOnline()])
+@pytest.mark.parametrize("more", [1, -1])
+def test_an_answer_with_other_columns_than_classes_is_refused(task: Task, more: int, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=rf"Stepping answers .* \[batch, n_query, n_out\] is .* {task.n_out}\]"):
+        run_cell(Cell(Wide(more=more), task, 0, BUDGET), Context(tmp_path))
+
+
 @named("narrow")
 class Narrow(Method):
     def build(self, task: Task) -> Learner:

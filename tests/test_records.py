@@ -278,7 +278,8 @@ def _everything() -> dict[str, Any]:
     adapted = scores | {"by_instance": None, "by_step": {"0": scores, "10": scores}, "setting": {"way": 2}}
     result = {"curve": [point, point], "evaluations": {"": online, "way=2": adapted}, "diverged": ["way=1"]}
     env = {"commit": "a", "dirty": False, "device": "a processor", "threads": 1, "python": "3.11.1",
-           "plugins": {"mine.py": "0"}, "resumed": [{"step": 1, "commit": None, "source": "0"}]}  # fmt: skip
+           "plugins": {"mine.py": "0"}, "resumed": [{"step": 1, "commit": None, "source": "0",
+                                                "before": {"commit": "1", "plugins": {"mine.py": "2"}}}]}  # fmt: skip
     data = {"name": "x", "sha256": "0"}
     made = record(spec=spec, id=digest(spec), result=record().result | result, env=env, data=data)
     return json.loads(records.dump(made))

@@ -239,7 +239,7 @@ def test_a_learner_is_given_no_label() -> None:
     episode = task.sample("train", 3, generator("nosy"))
     assert answer(learner, episode, task).shape == (3, 5, 8)
     assert [tuple(y.shape) for y in learner.seen] == [(3, t, 0) for t in range(5)]
-    online = ToyOnline()
+    online = ToyOnline(way=8)
     shown = online.sample("train", 3, generator("nosy"))
     answer(learner, shown, online)
     assert torch.equal(learner.seen[-1], shown.query.y[:, :-1]), "where labels are shown, they are"

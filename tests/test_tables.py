@@ -573,3 +573,14 @@ def test_seeds_that_are_not_finite_after_a_step_are_counted_there() -> None:
     cell = spec("maml", "sinusoid", 0, fields={"order": "first"})
     made.append(record(cell, evaluation(cell, [0.5], by_step=by_step({1: [0.5]}))))
     assert "No figure after some steps" in render(made, "x")["x.md"]
+
+
+def test_a_table_says_where_overall_is_after_other_numbers_of_steps() -> None:
+    def made(name: str, scored: int) -> list[dict[str, Any]]:
+        values = {1: [0.5, 0.7], 10: [0.2, 0.4]}
+        cells = [spec(name, "sinusoid", seed) for seed in range(3)]
+        return [record(cell, evaluation(cell, values[scored], by_step=by_step(values))) for cell in cells]
+
+    said = "Overall is after 10 gradient steps, but after 1 step (cavia)"
+    assert said in render(made("maml", 10) + made("reptile", 10) + made("cavia", 1), "x")["x.md"]
+    assert "Overall is after" not in render(made("maml", 10) + made("reptile", 10), "x")["x.md"]

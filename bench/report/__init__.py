@@ -18,7 +18,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from bench import __version__, records
+from bench import __version__, provenance, records
 from bench.cells import seeds
 from bench.errors import BenchError
 from bench.report import across, blocks, card, cost, curves, listing, memories, publications, speed, summary, svg
@@ -43,7 +43,8 @@ def render(results: Path, suites: Sequence[str] = (), *, dirty: bool = False, li
     alone = bool(suites)
     devices = [] if alone else speed.devices(results, problems)
     measured = [] if alone else speed.measured(results, problems)
-    return page(gathered, problems, devices, measured, [] if alone else memories.shots(results), live=live)
+    return page(gathered, problems, devices, measured, [] if alone else memories.shots(results),
+                mixed=provenance.mixed(loaded.records), live=live)  # fmt: skip
 
 
 class Texts:
@@ -69,9 +70,10 @@ def page(
     measured: Sequence[speed.Measured] = (),
     shots: Sequence[memories.Shot] = (),
     *,
+    mixed: Sequence[str] = (),
     live: bool = False,
 ) -> str:
-    """The page of some suites."""
+    """The page of some suites. mixed: a sentence for each pool of records that were not made alike."""
     every = [block for suite in gathered for block in suite.blocks]
     rows = listing.listing(gathered)
     methods = sorted({row.method for row in rows.rows})
@@ -96,6 +98,7 @@ def page(
     return _environment().get_template(TEMPLATE).render(
         suites=gathered, blocks=every, parts=[_block(block, looks) for block in every], rows=rows, numbers=numbers,
         overview=[_overview(block) for block in every], figure=figure, hover=hover, pairs=pairs, problems=problems,
+        mixed=mixed,
         across=across.overview(gathered, looks), devices=devices, measured=measured, shots=shots,
         card=card.card(gathered), rules=card.rules(),
         version=__version__, live=live, style=_text("style.css"), script=script, script_hash=_hash(script),
