@@ -247,11 +247,9 @@ def _unlike(section: pd.DataFrame, made: pd.DataFrame) -> list[str]:
     if len(methods) < 2:
         return []
     most = max(methods, key=lambda step: len(methods[step]))
-    others = [f"{step} step{'s' * (step != 1)} ({', '.join(map(safe, dict.fromkeys(methods[step])))})"
-              for step in sorted(methods.keys() - {most})]  # fmt: skip
-    return [
-        f"Overall is after {most} gradient steps, but after {' and '.join(others)}; columns by steps compare after as many."
-    ]
+    others = " and ".join(f"{step} step{'s' * (step != 1)} ({', '.join(map(safe, dict.fromkeys(methods[step])))})"
+                          for step in sorted(methods.keys() - {most}))  # fmt: skip
+    return [f"Overall is after {most} gradient steps, but after {others}; columns by steps compare after as many."]
 
 
 def _other_seeds(cell: Any, first: Any) -> str:

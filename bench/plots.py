@@ -126,13 +126,19 @@ def _points_panel(task: str, section: pd.DataFrame, looks: dict[str, Look]) -> P
     heights = [max(1.0, 0.75 * (text.count("\n") + 1)) for text, _ in lines]
     places = [sum(heights[:i]) + heights[i] / 2 for i in range(len(lines))]
 
+    ends = float((section["mean"] + section["half_width"].fillna(0)).max())
+    right = 1.08 * ends if metric == "mse" else 100.0 if metric in PERCENT else math.inf
+    left = 0.0 if math.isfinite(right) else -math.inf
+
     def draw(axes: Axes) -> None:
         for place, (text, row) in zip(places, lines, strict=True):
             if row is None:
                 axes.text(0.006, place, text, transform=axes.get_yaxis_transform(), fontweight="bold", fontsize=10.5,
                           va="center")  # fmt: skip
                 continue
-            look, width = looks[row.method], None if math.isnan(row.half_width) else row.half_width
+            look, width = looks[row.method], None
+            if not math.isnan(row.half_width):  # of few seeds that differ, wider than the axis
+                width = [[min(row.half_width, row.mean - left)], [min(row.half_width, right - row.mean)]]
             axes.errorbar(row.mean, place, xerr=width, fmt=look.marker, ms=8, color=look.colour, capsize=4,
                           clip_on=False)  # fmt: skip
         axes.set_yticks(places, [text if row is not None else "" for text, row in lines])
@@ -140,9 +146,8 @@ def _points_panel(task: str, section: pd.DataFrame, looks: dict[str, Look]) -> P
         axes.tick_params(axis="y", length=0)
         axes.grid(False, axis="y")
         axes.set_xlabel(LABELS.get(metric, metric))
-        ends = (section["mean"] + section["half_width"].fillna(0)).max()
-        if metric == "mse" or metric in PERCENT:
-            axes.set_xlim(0, 100 if metric in PERCENT else 1.08 * ends)
+        if math.isfinite(right):
+            axes.set_xlim(left, right)
 
     return Panel(task, draw, max(0.6, (sum(heights) + 2) / 13), named=True)
 

@@ -39,8 +39,10 @@ def test_overview_has_a_panel_a_task_and_names_every_method(tmp_path: Path) -> N
          scored(spec("mann", "omniglot", 0, fields={"note": "<b>"}), 0.6)],
         showcase([0]),
         showcase([0, 1]),
+        [scored(spec("mann", "omniglot", seed, fields={}), mean) for seed, mean in enumerate([0.0, 1.0, 1.0])],
+        [scored(spec("mann", "sinusoid", seed, fields={}), mean) for seed, mean in enumerate([0.1, 0.1, 4.0])],
     ],
-    ids=["none", "diverged", "one", "hostile", "one seed", "two seeds"],
+    ids=["none", "diverged", "one", "hostile", "one seed", "two seeds", "wider than the axis", "wider than its score"],
 )  # fmt: skip
 def test_odd_records_are_drawn_without_a_warning(records: list[dict[str, Any]], tmp_path: Path) -> None:
     plots.overview(records, tmp_path / "a.png", "odd")
