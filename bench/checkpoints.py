@@ -75,6 +75,12 @@ def latest(results: Path, cell_id: str) -> dict[str, Any] | None:
     return load(home / f"step-{steps[-1]}.pt", cell_id) if steps else None
 
 
+def begun(results: Path) -> dict[str, int]:
+    """The cells that stopped in their training, by id, and the step from which each goes on."""
+    homes = sorted(folder(results, "").glob("*"))
+    return {home.name: steps[-1] for home in homes if (steps := _steps(home))}
+
+
 def drop_steps(results: Path, cell_id: str) -> None:
     """Delete the checkpoints of a finished cell; the tested parameters in final.pt stay."""
     home = folder(results, cell_id)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import executor, grid, live, origins, provenance, records, views
+from bench import checkpoints, executor, grid, live, origins, provenance, records, views
 from bench.api import Backend, TrainedMethod
 from bench.errors import BenchError
 from bench.executor import Outcome, stackable
@@ -69,12 +69,12 @@ def look_up(results: Path, cells: Sequence[Cell]) -> Store:
 
 
 def planned(plan: Callable[..., grid.Plan]) -> grid.Plan:
-    """The cells of a `grid.plan`; those whose data is missing or damaged here are named all the same, with a note."""
+    """The cells of a `grid.plan`; where their data or a package is missing here, all are named, with a note."""
     try:
         return plan()
     except BenchError as problem:
         offline = plan(offline=True)
-        return replace(offline, notes=[*offline.notes, str(problem)])
+        return replace(offline, notes=[*offline.notes, f"none of these can run here: {problem}"])
 
 
 def _context(request: Request) -> Context:
@@ -105,7 +105,11 @@ def run(request: Request, as_json: bool) -> tuple[int, dict[str, Any]]:
     context = _context(request)
     store = look_up(request.results, request.cells)
     _say_notes(request, store)
-    out.print(f"{_cells(len(request.cells))}: {len(store.recorded)} recorded already, {len(store.pending)} to run")
+    begun = {c.id for c in store.pending} & checkpoints.begun(request.results).keys()
+    out.print(
+        f"{_cells(len(request.cells))}: {len(store.recorded)} recorded already, {len(store.pending)} to run"
+        + (f", {len(begun)} of them from a checkpoint" if begun else "")
+    )
     outcomes: list[Outcome] = []
     if store.pending:
         executor.preflight(request.results)
@@ -165,6 +169,7 @@ def status(suite: str | None, results: Path, as_json: bool) -> dict[str, Any]:
     if suite is None:
         loaded = records.load(results)
         problems, known = loaded.problems, {r.id for r in loaded.records}
+        unfinished = checkpoints.begun(results).keys() - known
         for record in loaded.records:
             count(record.spec, "done" if record.outcome == "ok" else "diverged")
         if whose := origins.load(results):
@@ -177,7 +182,7 @@ def status(suite: str | None, results: Path, as_json: bool) -> dict[str, Any]:
     else:
         plan = planned(partial(grid.plan, suite))
         store = look_up(results, plan.cells)
-        problems = store.problems
+        problems, unfinished = store.problems, {cell.id for cell in store.pending}
         for note in plan.notes:
             out.print(note, soft_wrap=True)
         for cell in plan.cells:
@@ -201,11 +206,20 @@ def status(suite: str | None, results: Path, as_json: bool) -> dict[str, Any]:
     total = {k: sum(row[k] for row in counts.values()) for k in ("done", "pending", "diverged", "failed")}
     total["failed"] = max(total["failed"], len(failures))
     out.print(", ".join(f"{n} {k}" for k, n in total.items() if suite or k != "pending") + f" in {results}")
+    begun = {cell_id: step for cell_id, step in checkpoints.begun(results).items() if cell_id in unfinished}
+    if begun:
+        named = [f"{cell_id} at step {step}" for cell_id, step in [*begun.items()][:NAMED]]
+        more = ", …" if len(begun) > NAMED else ""
+        out.print(
+            f"{_cells(len(begun))} begun and not ended; the command that began goes on: {', '.join(named)}{more}",
+            soft_wrap=True,
+        )
     for cell_id, why in failures.items():
         out.print(f"failed: {why} (log: {results / '.bench' / 'failures' / cell_id})", soft_wrap=True)
     if suite and total["pending"] + total["failed"]:
         out.print(f"next: {_command('run', suite, results)}", soft_wrap=True)
-    return {"rows": rows, "total": total, "failures": failures, "problems": problems, "machines": machines}
+    return {"rows": rows, "total": total, "failures": failures, "begun": begun, "problems": problems,
+            "machines": machines}  # fmt: skip
 
 
 def _say_notes(request: Request, store: Store) -> None:

@@ -287,7 +287,10 @@ def _print_spec(out: Console, record: Record) -> None:
         values = ", ".join(f"{k}={setting_text(k, v)}" for k, v in spec[part]["fields"].items())
         out.print(f"{part:7} {spec[part]['name']} v{spec[part]['version']}: {values or 'no fields'}")
         different = changed(reg, spec[part])
-        out.print(f"        not the defaults: {different}" if different else "        all at their defaults")
+        if spec[part]["name"] not in reg.entries:
+            out.print(f"        its defaults are not known: no {part} of this name is here (--plugin?)")
+        else:
+            out.print(f"        not the defaults: {different}" if different else "        all at their defaults")
     out.print("budget  " + ", ".join(f"{k}={v}" for k, v in spec["budget"].items()) + "\n")
 
 

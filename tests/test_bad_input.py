@@ -140,6 +140,7 @@ def test_no_data_names_the_path_and_the_command(capsys: Capture, tmp_path: Path)
     planned = bench(capsys, "run", "-m", "plug-net", "-t", "plug-data", "--dry-run")
     assert planned.code == 0
     assert "1 cell, 0 recorded, 1 to run" in planned.out
+    assert "none of these can run here: " in planned.err
     assert "bench data get omniglot" in planned.err
 
 

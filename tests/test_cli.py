@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import StopAt
 from shell import QUICK, TOYS, bench, end, refused, results_of, shell, start, toys  # noqa: F401
 from typer.models import OptionInfo
 
 from bench import cli, completion, executor, live, registry, views
 from bench.errors import no_room
-from bench.grid import suites
+from bench.grid import plan, suites
 from bench.published import KIN
-from bench.training import Progress
+from bench.training import Context, Interrupted, Progress, run_cell
 
 pytestmark = pytest.mark.usefixtures("toys")
 COMMANDS = [[], ["list"], ["run"], ["status"], ["show"], ["compare"], ["inspect"], ["profile"], ["tables"], ["report"],
@@ -202,6 +203,30 @@ def test_status_tells_budgets_apart(capsys: pytest.CaptureFixture[str], tmp_path
         bench(capsys, *NET, "--steps", steps, "--seeds", seeds)
     rows = bench(capsys, "status", "--results", "out", "--json").json["rows"]
     assert sorted((row["steps"], row["done"]) for row in rows) == [(3, 2), (4, 1)]
+
+
+def test_status_and_run_tell_of_cells_that_were_begun(capsys: pytest.CaptureFixture[str]) -> None:
+    (cell,) = plan(None, ["plug-net"], ["plug-points"], None, QUICK[1:6:2], 4).cells
+    with pytest.raises(Interrupted):
+        run_cell(cell, Context(Path("out"), stopping=StopAt(3)))
+    ((id, step),) = bench(capsys, "status", "--results", "out", "--json").json["begun"].items()
+    assert (id, step > 0) == (cell.id, True)
+    assert f"1 cell begun and not ended; the command that began goes on: {id} at step {step}" in bench(
+        capsys, "status", "--results", "out"
+    ).out.replace("\n", " ")
+    assert "1 to run, 1 of them from a checkpoint" in bench(capsys, *NET).out
+    assert bench(capsys, "status", "--results", "out", "--json").json["begun"] == {}
+
+
+def test_show_of_a_method_that_is_not_here_knows_no_defaults(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = bench(capsys, *NET, "--json").json["cells"][0]["id"]
+    assert "defaults are not known" not in bench(capsys, "show", id, "--results", "out").out
+    monkeypatch.delitem(registry.METHODS.entries, "plug-net")
+    shown = bench(capsys, "show", id, "--results", "out").out
+    assert "its defaults are not known: no method of this name is here (--plugin?)" in shown
+    assert "not the defaults" not in shown.partition("task")[0]
 
 
 def test_status_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
