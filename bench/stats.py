@@ -135,6 +135,7 @@ def reproductions(made: pd.DataFrame, *, task: str | None = None) -> list[Reprod
             found.append(verdicts.reproduction(
                 values, printed[0], match, margin, diverged=[s for s, v in scores.items() if math.isnan(v)],
                 higher_is_better=bool(rows["higher_is_better"].iloc[0]) and metric != "error",
+                certain=name == "lake" and not spec["budget"]["steps"],  # its runs are fixed
                 task=str(name), setting=str(setting), method=str(method), at=at, metric=metric,
             ))  # fmt: skip
     return found

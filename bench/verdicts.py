@@ -143,7 +143,7 @@ class Reproduction:
 
 def reproduction(
     values: Sequence[float], row: Published, match: Match, margin: float | None, *,
-    diverged: Sequence[int] = (), higher_is_better: bool = True,
+    diverged: Sequence[int] = (), higher_is_better: bool = True, certain: bool = False,
     task: str = "", setting: str = "", method: str = "", at: str = "", metric: str = "accuracy",
 ) -> Reproduction:  # fmt: skip
     """Judge whether a published figure was reproduced. values: ours by seed, as shown; margin: in the same unit.
@@ -152,7 +152,8 @@ def reproduction(
     the gap varies by our spread √(1 + 1/n) and by the paper's interval over episodes, h / 1.96. Outside of that
     interval, and further off than the margin: above or below. Within it, no further off than the tolerance, and with
     our own interval no wider than that: reproduced. Otherwise the seeds are too few to tell. Seeds that diverged are
-    left out, and never speak for us: what is then reproduced, or better than published, cannot be told.
+    left out, and never speak for us: what is then reproduced, or better than published, cannot be told. certain: no
+    seed could score otherwise, as where nothing is learned and the episodes are fixed; one is then enough.
     """
     ours = intervals.mean(values)
     gap = ours.value - row.value
@@ -163,12 +164,15 @@ def reproduction(
     between = intervals.Estimate(gap, gap - half, gap + half)
     known = [w for w in (margin, row.ci95) if w is not None]
     tolerance = max(known) if known else None
-    verdict, because = _reproduced(between, ours.half_width, tolerance, margin or 0.0)
+    if certain:
+        verdict, because = _reproduced(intervals.Estimate(gap, gap, gap), 0.0, tolerance, margin or 0.0)
+    else:
+        verdict, because = _reproduced(between, ours.half_width, tolerance, margin or 0.0)
     if diverged and verdict in ("reproduced", "above" if higher_is_better else "below"):
         verdict, because = "cannot tell", f"{cells.seeds(diverged)} diverged, which the mean leaves out"
     if not match.same:
         verdict, because = "not comparable", match.because
-    elif len(values) < FEWEST:
+    elif len(values) < FEWEST and not certain:
         because = "1 seed gives no interval" if len(values) == 1 else f"{len(values)} seeds give no interval"
     return Reproduction(
         task, setting, method, at, metric, ours, len(values), tuple(diverged), row, match, between, tolerance, verdict,

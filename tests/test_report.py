@@ -526,7 +526,14 @@ def test_everything_drawn_is_inside_the_axes(points: list[tuple[float, float]], 
 
 
 def test_ticks_are_plain_and_do_not_touch() -> None:
-    assert [svg.plain(v) for v in (0.001, 20.0, 5000.0, 1.5e6, 2e9)] == ["0.001", "20", "5,000", "1.5M", "2G"]
+    assert [svg.plain(v) for v in (0.001, 20.0, 5000.0, 1.5e6, 2e9, 1e15)] == [
+        "0.001",
+        "20",
+        "5,000",
+        "1.5M",
+        "2G",
+        "1e+15",
+    ]
     found = [svg.Tick(10.0 * k, "10,000") for k in range(10)]
     kept = svg._thinned(found)
     assert 1 < len(kept) < 10

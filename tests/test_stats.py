@@ -484,6 +484,13 @@ def test_the_gap_has_a_prediction_interval() -> None:
     assert found.tolerance == 0.4
 
 
+def test_where_no_seed_could_score_otherwise_one_is_enough() -> None:
+    found = reproduction([98.15], figure(98.2), SAME, 0.3, certain=True)
+    assert (found.verdict, found.because) == ("reproduced", "")
+    assert reproduction([97.0], figure(98.2), SAME, 0.3, certain=True).verdict == "below"
+    assert reproduction([97.0], figure(98.2), OTHER, 0.3, certain=True).verdict == "not comparable"
+
+
 def test_without_any_margin_nothing_is_reproduced() -> None:
     found = reproduction(OURS, figure(98.1), SAME, None)
     assert (found.verdict, found.because) == ("cannot tell", "neither the paper nor we say what difference matters")

@@ -260,12 +260,12 @@ def _thinned(found: list[Tick]) -> list[Tick]:
 
 
 def plain(value: float) -> str:
-    """A number as an axis has it: 5,000 and 1.5M, 0.01 and 1e-05."""
-    if abs(value) >= 1e6:
+    """A number as an axis has it: 5,000 and 1.5M, 0.01 and 1e-05, 1e+15."""
+    if 1e6 <= abs(value) < 1e15:
         for unit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
             if abs(value) >= unit:
                 return f"{value / unit:g}{letter}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:g}"
 
 
 def _drawn(series: Series, x: Scale, y: Scale, most: int) -> Drawn:
