@@ -433,10 +433,23 @@ def answer(learner: Learner, episode: Episode, task: Task) -> Tensor:
         prediction = learner.stream(x, y if task.y_size else y[..., :0])
     else:
         prediction = learner(episode.support, x)
-    if prediction.shape != (expected := (*x.shape[:2], task.n_out)):
-        found, name = list(prediction.shape), type(learner).__name__
-        raise BenchError(f"{name} answers {task.name} with {found}; [batch, n_query, n_out] is {list(expected)}")
+    check_shapes(learner, episode, task, prediction)
     return prediction
+
+
+def check_shapes(learner: Learner, episode: Episode, task: Task, *predictions: Tensor) -> None:
+    """Refuse what is not [batch, n_query, n_out].
+
+    Raises:
+        BenchError: it is not.
+    """
+    expected = (*episode.query.x.shape[:2], task.n_out)
+    for found in predictions:
+        if found.shape != expected:
+            raise BenchError(
+                f"{type(learner).__name__} answers {task.name} with {list(found.shape)}; [batch, n_query, n_out] is "
+                f"{list(expected)}"
+            )
 
 
 State = TypeVar("State", bound=tuple[Any, ...])

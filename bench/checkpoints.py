@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +34,14 @@ def save(path: Path, cell_id: str, content: dict[str, Any]) -> None:
     files.replace(path, buffer.getvalue())
 
 
-def load(path: Path, cell_id: str) -> dict[str, Any]:
-    """Read a checkpoint, checked to belong to a cell.
+def load(path: Path, cell_id: str, lazily: bool = False) -> dict[str, Any]:
+    """Read a checkpoint, checked to belong to a cell. lazily: tensors stay in the file until they are used.
 
     Raises:
         BenchError: not a checkpoint (a pickle of objects is refused unread), from a newer version, or another cell's.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
     except FileNotFoundError:
         raise BenchError(f"there is no checkpoint {path}; run the cell again to make one") from None
     except Exception as error:  # torch raises many kinds; all mean the same to the user
@@ -64,21 +66,26 @@ def save_step(results: Path, cell_id: str, step: int, content: dict[str, Any]) -
         (home / f"step-{old}.pt").unlink(missing_ok=True)
 
 
-def latest(results: Path, cell_id: str) -> dict[str, Any] | None:
-    """The newest step's checkpoint, or None where there is none.
+def latest(results: Path, cell_id: str, lazily: bool = False) -> dict[str, Any] | None:
+    """The newest step's checkpoint, or None where there is none; see `load`.
 
     Raises:
         BenchError: it cannot be used.
     """
     home = folder(results, cell_id)
     steps = _steps(home)
-    return load(home / f"step-{steps[-1]}.pt", cell_id) if steps else None
+    return load(home / f"step-{steps[-1]}.pt", cell_id, lazily) if steps else None
 
 
-def begun(results: Path) -> dict[str, int]:
-    """The cells that stopped in their training, by id, and the step from which each goes on."""
-    homes = sorted(folder(results, "").glob("*"))
-    return {home.name: steps[-1] for home in homes if (steps := _steps(home))}
+def begun(results: Path, ids: Iterable[str]) -> dict[str, int]:
+    """Which of some cells are in their training, or stopped in it, and the step from which each goes on."""
+    return {id: steps[-1] for id in ids if (steps := _steps(folder(results, id)))}
+
+
+def known(results: Path) -> set[str]:
+    """The ids of all cells that have checkpoints."""
+    home = folder(results, "")
+    return {entry.name for entry in os.scandir(home)} if home.is_dir() else set()
 
 
 def drop_steps(results: Path, cell_id: str) -> None:

@@ -72,7 +72,8 @@ def _frame(request: Request) -> pd.DataFrame:
     if not found:
         raise BenchError(f"there are no records in {request.results}; `bench run` makes them")
     named = {name.partition(" ")[0] for name in (request.a, request.b)}
-    views.warn(provenance.mixed(record for record in loaded.records if record.method in named))
+    shown = (r for r in loaded.records if r.method in named and request.task in (None, r.task))
+    views.warn(provenance.mixed(shown, request.dirty))
     return frames.frame(frames.current(clean))
 
 
@@ -104,9 +105,9 @@ def curve(made: pd.DataFrame, c: Comparison, name: str) -> tuple[list[int], list
 def _unlike(made: pd.DataFrame, c: Comparison) -> str:
     """That the two are scored after different numbers of gradient steps; empty where they are not, or none is known."""
     after = [frames.after(_rows(made, c, name)) for name in (c.a, c.b)]
-    if c.at or not all(after) or after[0] == after[1]:
+    if c.at or None in after or after[0] == after[1]:
         return ""
-    a, b = (" or ".join(map(str, sorted(steps))) for steps in after)
+    a, b = after
     return f"A is scored after {a} of its steps and B after {b}: --at 'step N' compares them after as many"
 
 

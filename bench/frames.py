@@ -188,10 +188,17 @@ def _know_metrics(rows: list[dict[str, Any]]) -> None:
         row["metric"], row["higher_is_better"] = known.get(row["task"], declared)
 
 
-def after(rows: pd.DataFrame) -> set[int]:
-    """The gradient steps after which the score as a whole is taken; empty where a method has none, or does not tell."""
-    return {int(step) for scores in rows["scores"] for step, at in (scores.get("by_step") or {}).items()
-            if at["mean"] == scores["mean"]}  # fmt: skip
+def after(rows: pd.DataFrame) -> int | None:
+    """The gradient steps after which one method's score as a whole is taken; None where none or several would give it.
+
+    Steps may tie in some seeds, at chance or at 100 %: it is the one that all seeds agree on.
+    """
+    found = [
+        {int(step) for step, at in (scores.get("by_step") or {}).items() if at["per_episode"] == scores["per_episode"]}
+        for scores in rows["scores"]
+    ]
+    common = set.intersection(*filter(None, found)) if any(found) else set()
+    return common.pop() if len(common) == 1 else None
 
 
 def _devices(env: Mapping[str, Any]) -> set[str]:

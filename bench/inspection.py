@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from rich.table import Table
 
-from bench import checkpoints, diagnostics, files, grid, memory_plots, records, running, views
+from bench import checkpoints, diagnostics, files, grid, memory_plots, provenance, records, running, views
 from bench.api import Addresses, Learner
 from bench.attribution import CREDITS, entropy
 from bench.errors import BenchError
@@ -100,6 +100,9 @@ def recorded(results: Path, prefix: str, again: bool = False) -> Subject:
             f"data; today's is {cell.id}: `{grid.command(record.spec)}` makes that one"
         )
     cell.task.check_data()
+    if not again:
+        views.warn(f"the record {record.id} was made with another {name} than this, and what is shown may be neither's"
+                   for name in provenance.differing(record, cell))  # fmt: skip
     learner = _built(cell)
     after = ""
     if learner.state_dict():

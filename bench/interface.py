@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import executor as executors
-from bench import grid, records
+from bench import grid, provenance, records
 from bench.api import Backend
 from bench.errors import BenchError
 from bench.training import Context, Progress, backend_of, device_named, device_of
@@ -61,7 +62,11 @@ def run(
     methods, tasks, set = ([each] if isinstance(each, str) else each for each in (methods, tasks, set))
     plan = grid.plan(suite, methods, tasks, seeds, set, steps)
     context = context_for(Path(results), executor, workers, threads, device, backend_of(backend), stack, report)
-    pending = [c for c in plan.cells if not records.path_of(context.results, c.spec).exists()]
+    paths = {c.id: records.path_of(context.results, c.spec) for c in plan.cells}
+    recorded = {c.id: records.read(paths[c.id]) for c in plan.cells if paths[c.id].exists()}
+    pending = [c for c in plan.cells if c.id not in recorded]
+    for said in provenance.stale(context.results, plan.cells, recorded, pending):
+        warnings.warn(said, stacklevel=2)
     if pending:
         executors.preflight(context.results)
         outcomes = executors.execute(pending, context, workers, name=executor)
@@ -70,7 +75,7 @@ def run(
         failed = [o for o in outcomes if o.status == "failed"]
         if failed:
             raise BenchError(f"{len(failed)} of {len(pending)} cells failed; the first: {failed[0].message}")
-    return [records.read(records.path_of(context.results, c.spec)) for c in plan.cells]
+    return [recorded.get(c.id) or records.read(paths[c.id]) for c in plan.cells]
 
 
 def load(results: str | os.PathLike[str] = "results") -> pd.DataFrame:

@@ -242,14 +242,14 @@ def _unlike(section: pd.DataFrame, made: pd.DataFrame) -> list[str]:
     """After how many gradient steps methods are scored overall, where that differs."""
     methods: dict[int, list[str]] = {}
     for label, group in section.groupby("label", sort=False):
-        for step in frames.after(made[made["method"] == group["method"].iloc[0]]):
+        step = frames.after(made[made["method"] == group["method"].iloc[0]])
+        if step is not None:
             methods.setdefault(step, []).append(str(label))
     if len(methods) < 2:
         return []
     most = max(methods, key=lambda step: len(methods[step]))
-    others = " and ".join(f"{step} step{'s' * (step != 1)} ({', '.join(map(safe, dict.fromkeys(methods[step])))})"
-                          for step in sorted(methods.keys() - {most}))  # fmt: skip
-    return [f"Overall is after {most} gradient steps, but after {others}; columns by steps compare after as many."]
+    others = " and ".join(f"{step} ({', '.join(map(safe, methods[step]))})" for step in sorted(methods.keys() - {most}))
+    return [f"Gradient steps before overall: {most}, but {others}; columns by steps compare after as many."]
 
 
 def _other_seeds(cell: Any, first: Any) -> str:

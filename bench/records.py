@@ -8,7 +8,7 @@ import os
 import re
 import reprlib
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ BEFORE: Any = {
     "source": TEXT + NONE + MISSING,
     "plugins": ({...: TEXT}, *MISSING),
     "data": TEXT + NONE + MISSING,
+    ...: ANY,
 }
 """What was another in the part before a resumption."""
 SHAPE: Any = {
@@ -215,12 +216,13 @@ def load(results: Path) -> Loaded:
     return loaded
 
 
-def of(results: Path, task: str, method: str) -> list[Record]:
-    """The readable records of a method on a task."""
+def of(results: Path, task: str, method: str, besides: Container[str] = ()) -> list[Record]:
+    """The readable records of a method on a task. besides: ids of those that are not wanted."""
     found = []
     for path in sorted((results / "runs" / task / method).glob("[!.]*.json")):
-        with suppress(BenchError):
-            found.append(read(path))
+        if path.stem.rpartition("-")[2] not in besides:
+            with suppress(BenchError):
+                found.append(read(path))
     return found
 
 

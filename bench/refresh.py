@@ -40,7 +40,8 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
         records.check_folder(results)
     out, loaded = views.console(), records.load(results)
     views.left_out(loaded.problems)
-    views.warn(provenance.mixed(loaded.records))
+    asked = {cell.id for name in suites for cell in grid.plan(name, offline=True).cells}
+    views.warn(provenance.mixed((r for r in loaded.records if not suites or r.id in asked), dirty))
     found = collect(suites, results, loaded.records, dirty)
     if not suites:
         measured = benchmarks.load(results, dirty)

@@ -18,6 +18,7 @@ import os
 import pkgutil
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -164,16 +165,23 @@ def plugin_files() -> list[Path]:
 def plugin_digests() -> dict[str, str]:
     """sha256 of each of `plugin_files`, by the file's name: as it was imported, should it have changed since."""
     return {
-        path.name: imported.get(path.resolve()) or hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in plugin_files()
+        name: imported.get(path.resolve()) or hashlib.sha256(path.read_bytes()).hexdigest()
+        for path, name in plugin_names().items()
         if path.is_file()
     }
 
 
+def plugin_names() -> dict[Path, str]:
+    """What records call each of `plugin_files`: by the name of the file, where two share it with their folders."""
+    files = plugin_files()
+    alike = Counter(path.name for path in files)
+    return {path: path.name if alike[path.name] == 1 else "/".join(path.resolve().parts[-2:]) for path in files}
+
+
 def plugin_of(registry: Registry, name: str) -> str | None:
-    """The name of the plug-in file that an entry comes from, or None."""
+    """What records call the plug-in file that an entry comes from; None where it comes from none."""
     kind, _, path = registry.origins.get(name, "").partition(" ")
-    return Path(path).name if kind == "file" else None
+    return plugin_names().get(Path(path), Path(path).name) if kind == "file" else None
 
 
 def _try(origin: str, importer: Callable[[], object]) -> None:

@@ -105,7 +105,7 @@ def run(request: Request, as_json: bool) -> tuple[int, dict[str, Any]]:
     context = _context(request)
     store = look_up(request.results, request.cells)
     _say_notes(request, store)
-    begun = {c.id for c in store.pending} & checkpoints.begun(request.results).keys()
+    begun = checkpoints.begun(request.results, (c.id for c in store.pending))
     out.print(
         f"{_cells(len(request.cells))}: {len(store.recorded)} recorded already, {len(store.pending)} to run"
         + (f", {len(begun)} of them from a checkpoint" if begun else "")
@@ -169,7 +169,7 @@ def status(suite: str | None, results: Path, as_json: bool) -> dict[str, Any]:
     if suite is None:
         loaded = records.load(results)
         problems, known = loaded.problems, {r.id for r in loaded.records}
-        unfinished = checkpoints.begun(results).keys() - known
+        unfinished = sorted(checkpoints.known(results) - known)
         for record in loaded.records:
             count(record.spec, "done" if record.outcome == "ok" else "diverged")
         if whose := origins.load(results):
@@ -182,7 +182,7 @@ def status(suite: str | None, results: Path, as_json: bool) -> dict[str, Any]:
     else:
         plan = planned(partial(grid.plan, suite))
         store = look_up(results, plan.cells)
-        problems, unfinished = store.problems, {cell.id for cell in store.pending}
+        problems, unfinished = store.problems, [cell.id for cell in store.pending]
         for note in plan.notes:
             out.print(note, soft_wrap=True)
         for cell in plan.cells:
@@ -206,12 +206,12 @@ def status(suite: str | None, results: Path, as_json: bool) -> dict[str, Any]:
     total = {k: sum(row[k] for row in counts.values()) for k in ("done", "pending", "diverged", "failed")}
     total["failed"] = max(total["failed"], len(failures))
     out.print(", ".join(f"{n} {k}" for k, n in total.items() if suite or k != "pending") + f" in {results}")
-    begun = {cell_id: step for cell_id, step in checkpoints.begun(results).items() if cell_id in unfinished}
+    begun = checkpoints.begun(results, unfinished)
     if begun:
         named = [f"{cell_id} at step {step}" for cell_id, step in [*begun.items()][:NAMED]]
         more = ", …" if len(begun) > NAMED else ""
         out.print(
-            f"{_cells(len(begun))} begun and not ended; the command that began goes on: {', '.join(named)}{more}",
+            f"{_cells(len(begun))} begun and not ended, for the same command to go on with: {', '.join(named)}{more}",
             soft_wrap=True,
         )
     for cell_id, why in failures.items():
@@ -229,7 +229,7 @@ def _say_notes(request: Request, store: Store) -> None:
     alone = {c.method.name for c in request.cells if isinstance(c.method, TrainedMethod) and not stackable(c)}
     if request.stack > 1 and alone:
         err.print(f"note: --stack changes nothing here for {', '.join(sorted(alone))}: one seed after another")
-    stale = provenance.stale(request.results, request.cells, store.recorded.values(), store.pending)
+    stale = provenance.stale(request.results, request.cells, store.recorded, store.pending)
     for problem in [*store.problems, *stale]:
         err.print(f"warning: {problem}", soft_wrap=True)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bench import checkpoints, data, environment, records
-from bench.api import Backend, Episode, Learner, Split, Task, TrainedMethod, answer
+from bench.api import Backend, Episode, Learner, Split, Task, TrainedMethod, answer, check_shapes
 from bench.config import canonical
 from bench.errors import BenchError, Unsuited
 from bench.grid import Cell
@@ -305,8 +305,10 @@ def evaluate(
             _count_instances(task, prediction, episode, hits, shown)
             if whole and not task.online:
                 for step, each in learner.by_step(episode.support, episode.query.x).items():
+                    check_shapes(learner, episode, task, each)
                     steps.setdefault(str(step), []).extend(_graded(task, each, episode))
                 if told := learner.distribution(episode.support, episode.query.x):
+                    check_shapes(learner, episode, task, *told)
                     density = torch.distributions.Normal(*told, validate_args=False).log_prob(episode.query.y)
                     surprise += (-density.flatten(1).mean(1)).double().tolist()
     return _scores(scores) | {
@@ -340,7 +342,9 @@ def _train(
     if saved:
         made, training.made = training.made, {}
         training.restore(saved)
-        others = {part: value for part, value in training.made.items() if value != made[part]}
+        others = {part: value for part, value in training.made.items() if value != made.get(part)}
+        if plugins := {n: d for n, d in others.pop("plugins", {}).items() if d != made["plugins"].get(n)}:
+            others["plugins"] = plugins
         training.resumed.append(
             {"step": training.step, "commit": made["commit"], "source": made["source"]}
             | ({"device": training.device} if training.device else {})

@@ -245,16 +245,19 @@ def resumed(env: Mapping[str, Any]) -> list[str]:
     """A line for each time that a cell was taken up again."""
     return [
         f"resumed at step {segment.get('step')} with commit {segment.get('commit')}"
-        + (f", until then on {segment['device']}" if segment.get("device") else "")
-        + "".join(f", with {each}" for each in _before(segment.get("before", {})))
+        + (f", until then {', '.join(until)}" if (until := _until(segment)) else "")
         for segment in env.get("resumed", ())
     ]
 
 
-def _before(made: Mapping[str, Any]) -> list[str]:
-    """What of the code and data that trained the part before was another."""
-    others = [("commit", made.get("commit")), ("data", made.get("data")), *made.get("plugins", {}).items()]
-    return [f"{name} {digest[:12]}" for name, digest in others if digest]
+def _until(segment: Mapping[str, Any]) -> list[str]:
+    """Where the part before a resumption was made, and by what else."""
+    before = segment.get("before", {})
+    others = {name: before.get(name) for name in ("commit", "data")} | before.get("plugins", {})
+    if before.get("source") and not before.get("commit"):
+        others["sources"] = before["source"]  # one commit, uncommitted changes
+    on = [f"on {segment['device']}"] if segment.get("device") else []
+    return on + [f"with {name} {digest[:12]}" for name, digest in others.items() if digest]
 
 
 def again(record: Record) -> str:
@@ -274,7 +277,7 @@ def again(record: Record) -> str:
 def _plugin_options(recorded: Mapping[str, str]) -> str:
     """--plugin options for the files that a record was made with. It holds their names and sha256: those that are
     loaded here are given by their path, and a comment names the others."""
-    here = {p.name: p for p in registry.plugin_files() if p.is_file()}
+    here = {name: path for path, name in registry.plugin_names().items() if path.is_file()}
     options = "".join(f" --plugin {shlex.quote(str(here.get(name, name)))}" for name in recorded)
     same = {n for n, p in here.items() if hashlib.sha256(p.read_bytes()).hexdigest() == recorded.get(n)}
     others = [f"{name} with sha256 {digest[:12]}…" for name, digest in recorded.items() if name not in same]

@@ -211,7 +211,7 @@ def test_status_and_run_tell_of_cells_that_were_begun(capsys: pytest.CaptureFixt
         run_cell(cell, Context(Path("out"), stopping=StopAt(3)))
     ((id, step),) = bench(capsys, "status", "--results", "out", "--json").json["begun"].items()
     assert (id, step > 0) == (cell.id, True)
-    assert f"1 cell begun and not ended; the command that began goes on: {id} at step {step}" in bench(
+    assert f"1 cell begun and not ended, for the same command to go on with: {id} at step {step}" in bench(
         capsys, "status", "--results", "out"
     ).out.replace("\n", " ")
     assert "1 to run, 1 of them from a checkpoint" in bench(capsys, *NET).out

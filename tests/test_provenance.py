@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import browsers
 import pytest
+import synthetic
 from fakes import StopAt
 from shell import QUICK, TOYS, bench, toys  # noqa: F401
 
-from bench import data, provenance, records, registry
+from bench import checkpoints, data, interface, provenance, records, registry, report
 from bench.grid import plan
 from bench.training import Context, Interrupted, run_cell
 
@@ -32,7 +34,7 @@ def test_records_of_another_plugin_are_said_to_be(
     edited(monkeypatch)
     for more in (["--seeds", "0-1", "--dry-run"], ["--seeds", "3"]):  # nothing of it is to run, or is recorded
         said = bench(capsys, "run", *GRID, *more).err
-        assert f"3 records were made by another {TOYS.name} than this" in said
+        assert f"3 records were made with another {TOYS.name} than this" in said
         assert "raise `version`" in said
     assert bench(capsys, "run", *GRID, "-m", "chance", "--seeds", "0").err.count("another") == 1
 
@@ -49,7 +51,8 @@ def test_what_is_pooled_is_said_to_be_made_with_two(
     expected = f"seeds of plug-net on plug-points that are pooled were made with more than one {TOYS.name}"
     for command in (compare, ("tables", "--results", "out", "--dirty")):
         assert expected in bench(capsys, *command).err, command
-    assert expected in browsers.page([], mixed=provenance.mixed(records.load(Path("out")).records))
+    assert expected in report.render(Path("out"), dirty=True)
+    assert not provenance.mixed(records.load(Path("out")).records), "what is not committed is not shown without --dirty"
 
 
 def test_a_built_in_method_on_a_built_in_task_owes_a_plugin_nothing(
@@ -73,8 +76,8 @@ def test_a_cell_that_another_plugin_began_says_so_before_it_goes_on_and_in_its_r
         edited(before)
         with pytest.raises(Interrupted):
             run_cell(cell, replace(context, stopping=StopAt(2)))
-    (said,) = provenance.stale(Path("out"), [cell], [], [cell])
-    assert f"1 cell was begun by another {TOYS.name} than this" in said
+    (said,) = provenance.stale(Path("out"), [cell], {}, [cell])
+    assert f"1 cell was begun with another {TOYS.name} than this" in said
     assert f"out/.bench/checkpoints/{cell.id}" in said
     record = run_cell(cell, context)
     (segment,) = record.env["resumed"]
@@ -86,7 +89,7 @@ def test_a_cell_that_the_same_code_began_has_nothing_to_say() -> None:
     (cell,) = plan(None, ["plug-net"], ["plug-points"], None, [], 4).cells
     with pytest.raises(Interrupted):
         run_cell(cell, Context(Path("out"), stopping=StopAt(2)))
-    assert provenance.stale(Path("out"), [cell], [], [cell]) == []
+    assert provenance.stale(Path("out"), [cell], {}, [cell]) == []
     assert "before" not in run_cell(cell, Context(Path("out"))).env["resumed"][0]
 
 
@@ -95,12 +98,103 @@ def test_records_from_another_copy_of_the_data_are_said_to_be(
 ) -> None:
     bench(capsys, "run", *GRID, "--seeds", "0-1")
     mine = {"name": "miniimagenet", "sha256": "a" * 64}
-    one, other = (replace(record, data=mine) for record in records.load(Path("out")).records)
+    both = {record.id: replace(record, data=mine) for record in records.load(Path("out")).records}
+    (cell, second) = plan(None, ["plug-net"], ["plug-points"], "0-1", QUICK[1:6:2], 4).cells
+    assert both.keys() == {cell.id, second.id}
+    monkeypatch.setattr(type(cell.task), "dataset", "miniimagenet")
     monkeypatch.setattr(data, "digest", lambda name: mine["sha256"])
-    assert provenance.stale(Path("out"), [], [one, other], []) == []
-    assert not provenance.mixed([one, other])
-    other = replace(other, data=mine | {"sha256": "b" * 64})
-    (said,) = provenance.stale(Path("out"), [], [one, other], [])
-    assert said == "1 record was made from another copy of miniimagenet than this; nothing is run again for that"
-    (said,) = provenance.mixed([one, other])
+    assert provenance.stale(Path("gone"), [cell, second], both, []) == []
+    assert not provenance.mixed(both.values(), dirty=True)
+    both[cell.id] = replace(both[cell.id], data=mine | {"sha256": "b" * 64})
+    (said,) = provenance.stale(Path("gone"), [cell, second], both, [])
+    assert said.startswith("1 record was made with another miniimagenet than this: nothing is run again")
+    assert "version" not in said
+    (said,) = provenance.mixed(both.values(), dirty=True)
     assert said.endswith("made with more than one miniimagenet")
+
+
+def test_a_cell_begun_on_another_copy_of_the_data_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    (cell,) = plan(None, ["plug-net"], ["plug-points"], None, [], 4).cells
+    with pytest.raises(Interrupted):
+        run_cell(cell, Context(Path("out"), stopping=StopAt(2)))
+    monkeypatch.setattr(type(cell.task), "dataset", "miniimagenet")
+    monkeypatch.setattr(data, "digest", lambda name: "a" * 64)
+    assert provenance.stale(Path("out"), [cell], {}, [cell]) == [], "of which data the checkpoint is it does not say"
+    made = {"commit": None, "source": "0", "plugins": {}, "data": "b" * 64}
+    monkeypatch.setattr(provenance, "notes", lambda content: {"made": made})
+    (said,) = provenance.stale(Path("out"), [cell], {}, [cell])
+    assert said.startswith("1 cell was begun with another miniimagenet than this and will go on from there")
+
+
+# ----------------------------------------------------------------------------------------------------------- by itself
+
+HERE = "1" * 64
+
+
+def made(seed: int = 0, version: int = 1, plugins: dict[str, str] | None = None, **env: Any) -> records.Record:
+    cell = synthetic.spec("plug-net", "omniglot", seed, fields={})
+    cell["method"]["version"] = version
+    record = synthetic.scored(cell, 0.5)
+    record["env"] |= {"plugins": {TOYS.name: HERE} if plugins is None else plugins} | env
+    return records.Record(**record)
+
+
+@pytest.mark.parametrize(
+    ("pool", "warned"),
+    [([made(0), made(1)], False),
+     ([made(0), made(1, plugins={TOYS.name: OLD})], True),
+     ([made(0, plugins={TOYS.name: OLD}), made(1), made(0, 2), made(1, 2)], False),
+     ([made(0), made(1, plugins={TOYS.name: OLD}, dirty=True)], False),
+     ([made(0, plugins={TOYS.name: HERE, "b.py": OLD}), made(1, plugins={TOYS.name: HERE, "b.py": HERE})], False),
+     ([made(0, plugins={"renamed.py": HERE}), made(1)], False),
+     ([made(0, plugins={"renamed.py": OLD}), made(1)], True),
+     ([made(0), made(1, resumed=[{"step": 3, "before": {"plugins": {TOYS.name: OLD}}}])], True),
+     ([made(0), made(1, resumed=[{"step": 3, "before": {"plugins": {"b.py": OLD}}}])], False),
+     ([made(0), made(1, resumed=[{"step": 3, "before": {"commit": "2"}}])], False)],
+    ids=["alike", "another", "of an old version", "uncommitted", "of a bystander", "renamed", "renamed and edited",
+         "before a resumption", "of a bystander, before", "of another commit"],
+)  # fmt: skip
+def test_only_what_is_pooled_and_concerned_counts(pool: list[records.Record], warned: bool) -> None:
+    assert bool(provenance.mixed(pool)) == warned
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"notes": "{"}, {"notes": '{"made": [1]}'}, {"notes": '{"made": {"plugins": null}}'}]
+)
+def test_a_damaged_checkpoint_is_left_to_its_cell(content: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    (cell,) = plan(None, ["plug-net"], ["plug-points"], None, [], 4).cells
+    checkpoints.save_step(Path("out"), cell.id, 2, content)
+    assert provenance.stale(Path("out"), [cell], {}, [cell]) == []
+
+
+def test_two_plugin_files_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / folder / "my.py" for folder in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(f"# {path.parent.name}")
+    monkeypatch.setenv("BENCH_PLUGINS", os.pathsep.join(map(str, [*paths, TOYS])))
+    digests = registry.plugin_digests()
+    assert digests.keys() == {"a/my.py", "b/my.py", TOYS.name}
+    assert len(set(digests.values())) == 3
+    monkeypatch.setitem(registry.METHODS.origins, "plug-net", f"file {paths[1]}")
+    assert registry.plugin_of(registry.METHODS, "plug-net") == "b/my.py"
+
+
+def test_inspect_says_that_a_record_is_of_another_plugin(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = bench(capsys, "run", *GRID, "--json").json["cells"][0]["id"]
+    with monkeypatch.context() as changed:
+        edited(changed)
+        assert (
+            f"{id} was made with another {TOYS.name} than this" in bench(capsys, "inspect", id, "--results", "out").err
+        )
+    assert "another" not in bench(capsys, "inspect", id, "--results", "out").err
+
+
+def test_from_python_it_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"methods": "chance", "tasks": "plug-points", "results": "out"}
+    interface.run(**options)
+    edited(monkeypatch)
+    with pytest.warns(UserWarning, match=f"1 record was made with another {TOYS.name}"):
+        assert len(interface.run(**options)) == 1

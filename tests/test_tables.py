@@ -575,12 +575,23 @@ def test_seeds_that_are_not_finite_after_a_step_are_counted_there() -> None:
     assert "No figure after some steps" in render(made, "x")["x.md"]
 
 
-def test_a_table_says_where_overall_is_after_other_numbers_of_steps() -> None:
-    def made(name: str, scored: int) -> list[dict[str, Any]]:
-        values = {1: [0.5, 0.7], 10: [0.2, 0.4]}
-        cells = [spec(name, "sinusoid", seed) for seed in range(3)]
-        return [record(cell, evaluation(cell, values[scored], by_step=by_step(values))) for cell in cells]
+def stepped(name: str, scored: int, values: dict[int, list[float]]) -> list[dict[str, Any]]:
+    cells = [spec(name, "sinusoid", seed) for seed in range(3)]
+    return [record(cell, evaluation(cell, values[scored], by_step=by_step(values))) for cell in cells]
 
-    said = "Overall is after 10 gradient steps, but after 1 step (cavia)"
-    assert said in render(made("maml", 10) + made("reptile", 10) + made("cavia", 1), "x")["x.md"]
-    assert "Overall is after" not in render(made("maml", 10) + made("reptile", 10), "x")["x.md"]
+
+def test_a_table_says_where_overall_is_after_other_numbers_of_steps() -> None:
+    values = {1: [0.5, 0.7], 10: [0.2, 0.4]}
+    made = stepped("maml", 10, values) + stepped("reptile", 10, values)
+    said = "Gradient steps before overall: 10, but 1 (cavia);"
+    assert said in render(made + stepped("cavia", 1, values), "x")["x.md"]
+    assert "Gradient steps before overall" not in render(made, "x")["x.md"]
+
+
+def test_steps_that_tie_by_chance_are_not_taken_for_the_answer() -> None:
+    one = stepped("maml", 10, {1: [0.2, 0.4], 10: [0.4, 0.2]})
+    assert frames.after(frame(one)) == 10
+    assert "Gradient steps before overall" not in render(one, "x")["x.md"]
+    same = stepped("maml", 10, {1: [0.2, 0.4], 10: [0.2, 0.4]})
+    assert frames.after(frame(same)) is None, "none can be told from the other"
+    assert frames.after(frame(same[:2] + one[2:])) == 10, "where one seed tells, it counts"

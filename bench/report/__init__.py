@@ -43,8 +43,10 @@ def render(results: Path, suites: Sequence[str] = (), *, dirty: bool = False, li
     alone = bool(suites)
     devices = [] if alone else speed.devices(results, problems)
     measured = [] if alone else speed.measured(results, problems)
+    shown = {record["id"] for suite in gathered for record in suite.records}
+    mixed = provenance.mixed((record for record in loaded.records if record.id in shown), dirty)
     return page(gathered, problems, devices, measured, [] if alone else memories.shots(results),
-                mixed=provenance.mixed(loaded.records), live=live)  # fmt: skip
+                mixed=mixed, live=live)  # fmt: skip
 
 
 class Texts:
