@@ -52,7 +52,6 @@ def test_what_is_pooled_is_said_to_be_made_with_two(
     for command in (compare, ("tables", "--results", "out", "--dirty")):
         assert expected in bench(capsys, *command).err, command
     assert expected in report.render(Path("out"), dirty=True)
-    assert not provenance.mixed(records.load(Path("out")).records), "what is not committed is not shown without --dirty"
 
 
 def test_a_built_in_method_on_a_built_in_task_owes_a_plugin_nothing(
