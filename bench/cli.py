@@ -221,7 +221,7 @@ def run(
     A cell is method × task × seed × budget. What is recorded is skipped, what was interrupted is resumed. Ends with
     a table of what this call touched. Exit code: 0 all done, 1 cells failed, 2 something to mend, 130 interrupted.
     """
-    _prepare(plugin, data)
+    _prepare(plugin, data, needed=True)
     from bench import executor as executors
     from bench import grid, running, training
 
@@ -665,8 +665,13 @@ def _resume(arguments: Sequence[str]) -> str:
     return f"nothing was lost; again: {command}"
 
 
-def _prepare(plugins: Sequence[Path] | None, data: Path | None = None, quiet: bool = False) -> None:
-    """Load the registry with the user's files; a plug-in that fails is named and everything else works."""
+def _prepare(
+    plugins: Sequence[Path] | None, data: Path | None = None, quiet: bool = False, needed: bool = False
+) -> None:
+    """Load the registry with the user's files; a plug-in that fails is named and everything else works.
+
+    needed: a file that was asked for must not fail. Something else of the same name would run in its place.
+    """
     _data_folder(data)
     if plugins:
         mine = [str(p.resolve()) for p in plugins]
@@ -676,6 +681,9 @@ def _prepare(plugins: Sequence[Path] | None, data: Path | None = None, quiet: bo
 
     with contextlib.redirect_stdout(sys.stderr), _interrupted_at_once():  # what plug-ins print is no output of ours
         registry.load()
+    for path in plugins or () if needed else ():
+        if why := registry.failures.get(f"file {path.resolve()}"):
+            raise BenchError(f"--plugin {path} could not be loaded, and nothing is run: {' '.join(why.split())}")
     if not quiet:
         for origin, why in registry.failures.items():
             typer.echo(f"warning: {origin} could not be loaded and is left out: {' '.join(why.split())}", err=True)

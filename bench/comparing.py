@@ -102,13 +102,24 @@ def curve(made: pd.DataFrame, c: Comparison, name: str) -> tuple[list[int], list
     return steps, [float(np.mean(points[s])) for s in steps]
 
 
-def _unlike(made: pd.DataFrame, c: Comparison) -> str:
-    """That the two are scored after different numbers of gradient steps; empty where they are not, or none is known."""
-    after = [frames.after(_rows(made, c, name)) for name in (c.a, c.b)]
-    if c.at or None in after or after[0] == after[1]:
-        return ""
-    a, b = after
-    return f"A is scored after {a} of its steps and B after {b}: --at 'step N' compares them after as many"
+def _unlike(made: pd.DataFrame, c: Comparison) -> list[str]:
+    """What else than the methods differs between the two: training steps, test episodes, steps before the score."""
+    both = [_rows(made, c, name) for name in (c.a, c.b)]
+    said = []
+    trained = [{spec["budget"]["steps"] for spec in rows["spec"]} for rows in both]
+    if trained[0] != trained[1] and all(map(min, trained)):
+        said.append("A was trained for {} steps and B for {}".format(*map(_either, trained)))
+    tested = [{*rows.loc[rows["outcome"] == "ok", "n_episodes"]} for rows in both]
+    if tested[0] != tested[1] and all(tested):
+        said.append("A was tested on {} episodes and B on {}".format(*map(_either, tested)))
+    a, b = map(frames.after, both)
+    if not c.at and None not in (a, b) and a != b:
+        said.append(f"A is scored after {a} of its steps and B after {b}: --at 'step N' compares them after as many")
+    return said
+
+
+def _either(numbers: Iterable[int]) -> str:
+    return " or ".join(f"{n:,}" for n in sorted(numbers))
 
 
 def _rows(made: pd.DataFrame, c: Comparison, name: str) -> pd.DataFrame:
@@ -139,7 +150,7 @@ def show(out: Console, made: pd.DataFrame, found: list[Comparison], costs: Itera
         return
     for c, spent in zip(found, costs, strict=True):
         out.print(_where(c), style="bold")
-        for line in filter(None, [_unlike(made, c), _doubt(c), _wins(c), _seeds(c), _costs(spent)]):
+        for line in filter(None, [*_unlike(made, c), _doubt(c), _wins(c), _seeds(c), _costs(spent)]):
             out.print(f"  {line}")
         _curves(out, made, c)
         out.print(f"  {verdicts.sentence(c)}", style="italic", soft_wrap=True)

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from bench import intervals, significance, verdicts
+from bench.cells import p_value
 from bench.cells import seeds as listed
 from bench.errors import BenchError
 from bench.frames import PERCENT
@@ -219,11 +220,12 @@ def judged(c: Comparison, corrected: Corrected | None = None, family: int = 1) -
     elif failed:
         verdict = "cannot tell"
         because = " and ".join(f"{n} diverged in {listed(lost)}, which the difference leaves out" for n, lost in failed)
+    elif verdict == "cannot tell" and c.p <= ALPHA:
+        because = f"among {family} comparisons it may be chance"
     elif verdict == "cannot tell":
-        because = (
-            f"among {family} comparisons it may be chance" if c.p <= ALPHA
-            else f"{len(c.seeds)} seeds leave both signs possible"
-        )  # fmt: skip
+        because = f"{len(c.seeds)} seeds leave both signs possible"
+        if c.p_flip <= ALPHA:  # the t interval has them, wide as it is by a seed far off
+            because += f" where some lie far from the rest, though the sign flip has {p_value(c.p_flip)}"
     return dataclasses.replace(c, p_holm=p.t, p_flip_holm=p.flip, p_equivalent_holm=p.equivalent, family=family,
                                verdict=verdict, because=because)  # fmt: skip
 

@@ -433,6 +433,14 @@ def test_plugin_files_that_fail_are_named_and_all_else_works(tmp_path: Path) -> 
     assert "Traceback" not in said.err
     for words in ("quits.py", "typo.py", "gone.py", "bye", "SyntaxError", "no file"):
         assert words in said.err
+    (tmp_path / "taken.py").write_text(
+        "from bench.api import Method, method\n@method('chance')\nclass Mine(Method):\n    pass\n"
+    )
+    for name, why in (("typo.py", "SyntaxError"), ("gone.py", "no file"), ("taken.py", "'chance'.* is taken by")):
+        said = shell("run", "-m", "chance", "-t", "plug-points", "--results", "out", "--plugin", name, cwd=tmp_path)
+        refused(said, f"--plugin {name} could not be loaded, and nothing is run")
+        assert re.search(why, said.err)
+        assert not (tmp_path / "out").exists(), "the built-in method did not run in its place"
 
 
 def test_ctrl_c_while_modules_are_imported_is_quiet(tmp_path: Path) -> None:

@@ -123,6 +123,20 @@ def test_scores_after_different_steps_are_called_that(tmp_path: Path, capsys: Ca
         assert "is scored after" not in screen(capsys, *asked, "--results", folder)
 
 
+def test_other_budgets_are_called_that(tmp_path: Path, capsys: Capture) -> None:
+    made, said = [], ("A was trained for", "A was tested on")
+    for seed in range(3):
+        for name, steps, episodes in (("protonet", 40, 20), ("maml", 3000, 600), ("r2d2", 3000, 600)):
+            cell = spec(name, "omniglot", seed, fields={})
+            cell["budget"]["steps"] = steps
+            made.append(record(cell, evaluation(cell, [0.5] * episodes)))
+    folder = store(tmp_path, made)
+    text = screen(capsys, "protonet", "maml", "--results", folder)
+    assert "A was trained for 40 steps and B for 3,000" in text
+    assert "A was tested on 20 episodes and B on 600" in text
+    assert not any(words in screen(capsys, "r2d2", "maml", "--results", folder) for words in said)
+
+
 def test_times_of_different_devices_have_no_ratio(tmp_path: Path, capsys: Capture) -> None:
     made = pair(2)
     asked = ("protonet", "maml", "--json", "--results")

@@ -264,6 +264,10 @@ def test_the_sentence_says_what_was_found() -> None:
     doubt = sentence(paired(a, {s: v + (-3) ** (s % 3) for s, v in a.items()}, how))
     assert "5 seeds leave both signs possible; " in doubt
     assert "seeds would find a difference of this size with 80 % power" in doubt
+    far = sentence(paired(dict.fromkeys(range(8), 80.0), {s: 79.0 - 70.0 * (s == 7) for s in range(8)}, how))
+    assert (
+        "8 seeds leave both signs possible where some lie far from the rest, though the sign flip has p = 0.008" in far
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- frames
