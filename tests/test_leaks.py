@@ -262,12 +262,17 @@ def test_an_honest_learner_passes_everything(method: Method, task: Task) -> None
         (DropsItsWeights, Toy(), {"gradients_arrive"}),
         (RollsDice, Toy(), {"same_seed_same_bits"}),
         (SinglePrecision, Toy(), {"works_in_float64"}),
-        (WrongShape, Toy(), FORM),
     ],
     ids=lambda value: getattr(value, "__name__", getattr(value, "name", "")),
 )
 def test_a_leak_is_caught_by_its_check(learner: type[Prototypes], task: Task, caught_by: set[str]) -> None:
     assert failing(method_of(learner), task) == caught_by
+
+
+def test_a_wrong_shape_is_caught_by_its_checks_and_refused_by_the_harness() -> None:
+    assert failing(method_of(WrongShape), Toy(), sorted(FORM)) == FORM
+    with pytest.raises(BenchError, match="WrongShape answers toy with"):
+        contract.METHOD_CHECKS["gradients_arrive"](method_of(WrongShape), Toy())
 
 
 def test_a_learner_that_resumes_elsewhere_is_caught() -> None:
