@@ -101,7 +101,7 @@ def recorded(results: Path, prefix: str, again: bool = False) -> Subject:
         )
     cell.task.check_data()
     if not again:
-        views.warn(f"the record {record.id} was made with another {name} than this, and what is shown may be neither's"
+        views.warn(f"the record {record.id} was made with another {name} than this, which now reads its parameters"
                    for name in provenance.differing(record, cell))  # fmt: skip
     learner = _built(cell)
     after = ""

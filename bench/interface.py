@@ -53,8 +53,10 @@ def run(
         stack: seeds at once in one pass, of methods that can; the same but for rounding, and records say how many.
         report: called with a `Progress` as work goes on.
 
+    Warns of records and checkpoints that another state of a plug-in, or another copy of the data, made.
+
     Raises:
-        BenchError: something in the request is wrong, or cells failed; finished records are kept.
+        BenchError: something in the request or a record is wrong, or cells failed; finished records are kept.
         KeyboardInterrupt: Ctrl-C; run again to resume.
     """
     if data is not None:

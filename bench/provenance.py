@@ -20,7 +20,6 @@ from bench.records import Record
 from bench.training import notes
 
 FEW = 5
-PARTS = (("method", registry.METHODS), ("task", registry.TASKS))
 Digests = Mapping[str, str]
 """By name: of the plug-in files that a cell comes from, and of data that people keep in copies of their own."""
 
@@ -41,8 +40,8 @@ def stale(results: Path, cells: Sequence[Cell], recorded: Mapping[str, Record], 
     for task, method in dict.fromkeys((c.task.name, c.method.name) for c in cells if _plugins_of(c)):
         cell = next(c for c in cells if (c.task.name, c.method.name) == (task, method))
         for record in records.of(results, task, method, besides=recorded):
-            if all(record.spec[kind]["version"] == cell.spec[kind]["version"] for kind, _ in PARTS):
-                for name in _others(record, here[cell.id]):
+            if all(record.spec[kind]["version"] == cell.spec[kind]["version"] for kind in ("method", "task")):
+                for name in _others(record, here.get(cell.id, {})):
                     other[name].add(record.id)
     for cell in pending:
         if cell.id in here and (made := _made(results, cell)):

@@ -163,11 +163,11 @@ def plugin_files() -> list[Path]:
 
 
 def plugin_digests() -> dict[str, str]:
-    """sha256 of each of `plugin_files`, by the file's name: as it was imported, should it have changed since."""
+    """sha256 of each of `plugin_files`, by its name: as it was imported, should it have changed or gone since."""
     return {
         name: imported.get(path.resolve()) or hashlib.sha256(path.read_bytes()).hexdigest()
         for path, name in plugin_names().items()
-        if path.is_file()
+        if path.resolve() in imported or path.is_file()
     }
 
 

@@ -160,10 +160,22 @@ def test_only_what_is_pooled_and_concerned_counts(pool: list[records.Record], wa
 @pytest.mark.parametrize(
     "content", [{}, {"notes": "{"}, {"notes": '{"made": [1]}'}, {"notes": '{"made": {"plugins": null}}'}]
 )
-def test_a_damaged_checkpoint_is_left_to_its_cell(content: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_checkpoint_is_left_to_its_cell(content: dict[str, Any]) -> None:
     (cell,) = plan(None, ["plug-net"], ["plug-points"], None, [], 4).cells
     checkpoints.save_step(Path("out"), cell.id, 2, content)
     assert provenance.stale(Path("out"), [cell], {}, [cell]) == []
+
+
+def test_a_plugin_that_is_gone_since_it_was_imported_is_still_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_cell(plan(None, ["chance"], ["plug-points"], None, [], 4).cells[0], Context(Path("out")))
+    (cell,) = plan(None, ["chance"], ["plug-points"], "1", [], 4).cells
+    monkeypatch.setenv("BENCH_PLUGINS", str(tmp_path / "gone.py"))
+    for digests in ({}, {(tmp_path / "gone.py").resolve(): OLD}):
+        monkeypatch.setattr(registry, "imported", digests)
+        assert registry.plugin_digests() == {path.name: digest for path, digest in digests.items()}
+        assert provenance.stale(Path("out"), [cell], {}, [cell]) == []
 
 
 def test_two_plugin_files_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
