@@ -96,9 +96,7 @@ def survey(folder: Path, layout: Layout) -> Source:
         raise unreadable(error) from error
     _right_classes(folder, parts, layout)
     lists = {name: sorted(images, key=_natural) for part in parts for name, images in part.items()}
-    for name in layout.names:
-        if len(lists[name]) != layout.each or len({*lists[name]}) != layout.each:
-            raise BenchError(f"{folder} {_held(lists[name], name, layout.each)}; get it anew")
+    _right_counts(folder, {name: lists[name] for name in layout.names}, layout.each)
     owners: dict[Path, str] = {}
     for name in layout.names:
         for image in lists[name]:
@@ -178,9 +176,10 @@ def blocks(source: Source, layout: Layout) -> Iterator[tuple[str, Pixels]]:
     parts = [_unpacked(path, layout.side) for path in source]
     _right_classes(source[0].parent, [members for _, members in parts], layout)
     for path, (images, members), (_, classes) in zip(source, parts, layout.classes, strict=True):
+        indices = {name: _indices(path, name, members[name], len(images)) for name in classes}
+        _right_counts(path, indices, layout.each)
         taken = np.zeros(len(images), bool)
-        for name in classes:
-            rows = _rows(path, name, members[name], layout.each, len(images))
+        for name, rows in indices.items():
             if taken[rows].any():
                 raise BenchError(f"{path} has an image of class {name} in another class too; get it anew")
             taken[rows] = True
@@ -206,21 +205,23 @@ def _unpacked(path: Path, side: int) -> tuple[Pixels, dict[str, Any]]:
     return images, members
 
 
-def _rows(path: Path, name: str, rows: Any, each: int, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Which of the images are of a class."""
+def _indices(path: Path, name: str, rows: Any, count: int) -> list[int]:
+    """Which of the images are of a class, as a pickle says."""
     rows = rows.tolist() if isinstance(rows, np.ndarray) else rows
     if not isinstance(rows, (list, tuple)) or not all(type(row) is int and 0 <= row < count for row in rows):
         raise BenchError(f"{path} does not say which of its {count} images are of class {name}; get it anew")
-    if len({*rows}) != each or len(rows) != each:
-        raise BenchError(f"{path} {_held(rows, name, each)}; get it anew")
-    return np.array(rows, np.int64)
+    return list(rows)
 
 
-def _held(images: Sequence[Any], name: str, each: int) -> str:
-    """What is wrong with the images of a class that are not so many, each once."""
-    if len({*images}) == each:
-        return f"names an image of class {name} twice"
-    return f"holds {len({*images})} images of class {name} instead of {each}"
+def _right_counts(where: Path, classes: Mapping[str, Sequence[Any]], each: int) -> None:
+    """Refuse classes that have not so many images, each once; naming all."""
+    once = {name: len({*images}) for name, images in classes.items()}
+    wrong = [f"{n} images of class {name}" for name, n in once.items() if n != each]
+    twice = [name for name, n in once.items() if n == each and len(classes[name]) > each]
+    if wrong:
+        raise BenchError(f"{where} holds {', '.join(wrong)} instead of {each}; get it anew")
+    if twice:
+        raise BenchError(f"{where} names an image of class {', '.join(twice)} twice; get it anew")
 
 
 def _image(path: Path, side: int) -> Pixels:

@@ -252,6 +252,8 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
                       r"lacks 3 of 6 classes \(train: n01, n05; test: n06\); get them"),
     "part": ("folders", without("val"), r"no folder val in .*copy"),
     "image in a folder": ("folders", without("test/n06/n06_4.png"), "copy holds 11 images of class n06 instead of 12"),
+    "images in folders": ("folders", lambda f: [without(f"{n}.png")(f) for n in ("train/n02/n02_3", "test/n06/n06_1")],
+                          "copy holds 11 images of class n02, 11 images of class n06 instead of 12"),
     "one too many": ("folders", having("test/n06/n06_12.png"), "holds 13 images of class n06 instead of 12"),
     "another class": ("folders", having("test/n07", None), "has a class 'n07' in test, which is not in the split of"),
     "class of another part": ("folders", having("test/n01", None), "has a class 'n01' in test"),
@@ -411,7 +413,9 @@ def test_check_names_a_class_of_599(empty_classes: Path, capsys: pytest.CaptureF
     (empty_classes / "train" / "n01532829" / "n01532829_17.JPEG").unlink()
     code, out, err = said(capsys, "data", "check", "miniimagenet")
     assert (code, out) == (2, "")
-    assert err == f"error: {empty_classes} holds 599 images of class n01532829 instead of 600; get it anew\n"
+    found = f"{empty_classes} holds 599 images of class n01532829, 0 images of class n01704323, "
+    assert err.startswith(f"error: {found}") and err.endswith("instead of 600; get it anew\n")
+    assert err.count(" images of class ") == 99 and "n01558993" not in err
 
 
 def test_commands_where_it_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
