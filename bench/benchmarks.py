@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 from tabulate import tabulate
 
 from bench import documents, files, records
 from bench.config import MISSING, NONE, NUMBER, PLAIN, TEXT, TRUTH, WHOLE
 from bench.errors import BenchError
 from bench.ratios import ratios
+from bench.slopes import slope
 
 SCHEMA = 1
 FOLDER = "benchmarks"
@@ -51,8 +51,6 @@ SHAPE: Any = {
 """What is in a file, see `config.misfit`."""
 UNITS = {"s": ("ms", 1e3), "bytes": ("MiB", 2.0**-20), "bytes a step": ("KiB a step", 2.0**-10)}
 """How a unit is shown, and by what its values are multiplied; others are shown as they are."""
-FEWEST = 3
-"""Points of a series to which a slope is fitted."""
 LEGEND = (
     "Each group was measured in one run on one machine: compare ratios, not seconds. A ratio is between medians; × is "
     "how many times the reference's a row's median is, less is better. IQR: between the quartiles of n repetitions."
@@ -181,16 +179,6 @@ def series(entries: Iterable[Entry], key: str) -> dict[str, list[Entry]]:
     return found
 
 
-def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """Slope of log y over log x by least squares, and half its 95 % interval (Student t); NaN where nothing fits."""
-    if len(x) < FEWEST or min(*x, *y) <= 0:
-        return math.nan, math.nan
-    if min(y) == max(y):  # what scipy divides by zero for
-        return 0.0, 0.0
-    fit = stats.linregress(np.log(x), np.log(y))
-    return float(fit.slope), float(stats.t.ppf(0.975, len(x) - 2) * fit.stderr)
-
-
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
@@ -242,9 +230,8 @@ def _slopes(entries: list[Entry]) -> list[str]:
     key = along(entries)
     rows = []
     for name, points in series(entries, key).items() if key else ():
-        value, half = slope([p["params"][key] for p in points], [p["median"] for p in points])
-        if not math.isnan(value):
-            rows.append([name, f"{value:.2f} ± {half:.2f}", str(len(points))])
+        if text := slope([p["params"][key] for p in points], [p["median"] for p in points]).text:
+            rows.append([name, text, str(len(points))])
     if not rows:
         return []
     note = (

@@ -15,11 +15,11 @@ import matplotlib
 import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-from scipy import stats
 
 from bench import files, profiles, registry
 from bench.plots import COLOURS, DASHES, GREY, MARKERS, STYLE, blank, png
 from bench.profile_views import PASSES, amount
+from bench.slopes import slope
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,21 +40,6 @@ class Line(NamedTuple):
     each: str
     sizes: list[int]
     values: list[float]
-
-
-class Slope(NamedTuple):
-    """Exponent of a power law, and half its 95 % interval (Student t over the residuals; NaN below three sizes)."""
-
-    value: float
-    half: float
-
-    @property
-    def text(self) -> str:
-        """Both, with two decimals; empty where nothing was fitted."""
-        if math.isnan(self.value):
-            return ""
-        # no minus before a zero
-        return f"{round(self.value, 2) + 0.0:.2f}" + ("" if math.isnan(self.half) else f" ± {self.half:.2f}")
 
 
 def save(folder: Path, made: Sequence[dict[str, Any]]) -> list[Path]:
@@ -171,10 +156,9 @@ def _panel(axes: Axes, p: dict[str, Any], what: str, names: Sequence[str]) -> No
         i = names.index(line.variant)
         axes.plot(line.sizes, line.values, color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], ms=5,
                   ls=LOOKS[line.each])  # fmt: skip
-        found = slope(line.sizes, line.values)
-        if found.text:
+        if text := slope(line.sizes, line.values, REACH).text:
             mark = {"forward": "", "both": ", f + b"}[line.each]
-            labels.append(f"{line.variant}{mark}: {found.text}")
+            labels.append(f"{line.variant}{mark}: {text}")
     axes.set(xscale="log", yscale="log", xlabel=swept_size(p), title=p["op"])
     axes.set_xticks(sorted({size for line in lines for size in line.sizes}))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: profiles.count(round(value))))
@@ -216,16 +200,6 @@ def swept_size(p: dict[str, Any]) -> str:
     """Name of the size in which an op grows."""
     op = registry.OPS.entries.get(p["op"])
     return op.swept if op else "slots"
-
-
-def slope(sizes: Sequence[int], values: Sequence[float]) -> Slope:
-    """Exponent by least squares on logarithms, over the largest size and those down to 1/REACH of it."""
-    kept = [(math.log(s), math.log(v)) for s, v in zip(sizes, values, strict=True) if s >= max(sizes) / REACH]
-    if len(kept) < 2:
-        return Slope(math.nan, math.nan)
-    fit = stats.linregress(*zip(*kept, strict=True))
-    half = stats.t.ppf(0.975, len(kept) - 2) * fit.stderr if len(kept) > 2 else math.nan
-    return Slope(float(fit.slope), float(half))
 
 
 def _tick(value: float, unit: str) -> str:

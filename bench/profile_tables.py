@@ -10,6 +10,7 @@ import pandas as pd
 
 from bench import cells, profile_plots, profiles
 from bench.profile_views import PASSES, duration, share_text
+from bench.slopes import slope
 
 Profiles = Mapping[tuple[str, str], Sequence[dict[str, Any]]]
 """By device and dtype."""
@@ -80,5 +81,5 @@ def _rows(p: dict[str, Any]) -> Iterator[dict[str, str]]:
             "verdict": row["verdict"],
             "% of roof": share_text(row).replace("·", ""),
             "× eager": f"{median / eager['seconds']['median']:.2f}" if eager else "",
-            "exponent": profile_plots.slope(line.sizes, line.values).text if line else "",
+            "exponent": slope(line.sizes, line.values, profile_plots.REACH).text if line else "",
         }

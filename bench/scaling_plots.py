@@ -10,10 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.benchmarks import UNITS, Entry, Record, along, groups, series, slope
+from bench.benchmarks import UNITS, Entry, Record, along, groups, series
 from bench.charts import Picture, stamped
 from bench.config import digest
 from bench.plots import COLOURS, DASHES, GREY, MARKERS, STYLE, blank
+from bench.slopes import slope
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,8 +70,8 @@ def _panel(axes: Axes, group: str, entries: list[Entry], names: Sequence[str]) -
     for name, points in series(entries, key).items():
         i = names.index(name)
         x, y = [p["params"][key] for p in points], [scale * p["median"] for p in points]
-        value, half = slope(x, y)
-        label = name if math.isnan(value) else f"{name}: slope {value:.2f} ± {half:.2f}"
+        fitted = slope(x, y).text
+        label = f"{name}: slope {fitted}" if fitted else name
         look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
         axes.plot(x, y, ls=DASHES[i % len(DASHES)], label=label, **look)
     low, high = (scale * pick(entry["median"] for entry in entries) for pick in (min, max))

@@ -414,8 +414,10 @@ def test_check_names_a_class_of_599(empty_classes: Path, capsys: pytest.CaptureF
     code, out, err = said(capsys, "data", "check", "miniimagenet")
     assert (code, out) == (2, "")
     found = f"{empty_classes} holds 599 images of class n01532829, 0 images of class n01704323, "
-    assert err.startswith(f"error: {found}") and err.endswith("instead of 600; get it anew\n")
-    assert err.count(" images of class ") == 99 and "n01558993" not in err
+    assert err.startswith(f"error: {found}")
+    assert err.endswith("instead of 600; get it anew\n")
+    assert err.count(" images of class ") == 99
+    assert "n01558993" not in err
 
 
 def test_commands_where_it_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,7 @@ from bench import (
 from bench.api import BenchError, Work
 from bench.refresh import refresh
 from bench.roofs import Roofs, judge
+from bench.slopes import Slope, slope
 from bench.timing import CPUClock, CUDAClock, Effort, Timing, summarise
 
 Capture = pytest.CaptureFixture[str]
@@ -397,18 +398,18 @@ def swept(exponent: float, sizes: tuple[int, ...] = (64, 256, 1024, 4096, 16384)
 def test_a_slope_is_the_exponent_of_the_largest_sizes() -> None:
     sizes = [64 * 4**i for i in range(6)]
     launch_bound = [max(1.0, n / 1024) for n in sizes]
-    found = profile_plots.slope(sizes, [1.0 * n**2 for n in sizes])
+    found = slope(sizes, [1.0 * n**2 for n in sizes])
     assert found.value == pytest.approx(2)
     assert found.half == pytest.approx(0, abs=1e-6)
-    assert profile_plots.slope(sizes, launch_bound).value == pytest.approx(1)  # the flat part is left out
-    assert math.isnan(profile_plots.slope(sizes[:2], [1, 2]).half)
-    assert math.isnan(profile_plots.slope(sizes[:1], [1]).value)
-    assert profile_plots.Slope(-0.004, math.nan).text == "0.00"
+    assert slope(sizes, launch_bound, profile_plots.REACH).value == pytest.approx(1)  # the flat part is left out
+    assert slope(sizes[:2], [1, 2]).text == "0.50"
+    assert slope(sizes[:1], [1]).text == ""
+    assert Slope(-0.004, 0.1).text == "0.00 ± 0.10"
     rng = np.random.default_rng(0)
     inside = 0
     for _ in range(300):
         noisy = [n**1.3 * math.exp(0.1 * rng.normal()) for n in sizes]
-        fit = profile_plots.slope(sizes, noisy)
+        fit = slope(sizes, noisy, profile_plots.REACH)
         inside += abs(fit.value - 1.3) <= fit.half
     assert 0.92 < inside / 300 < 0.98
 

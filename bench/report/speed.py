@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from bench.charts import Mark
 from bench.errors import BenchError
 from bench.profile_views import PASSES, amount, duration
 from bench.report.svg import COLOURS, DASHES, MARKERS, Look, Plot, Point, Series
+from bench.slopes import slope
 
 LABELS = {"s": "time, ms", "bytes": "peak memory, MiB", "bytes a step": "memory kept a step, KiB"}
 
@@ -86,7 +86,7 @@ def scaling(made: Sequence[dict[str, Any]]) -> list[Plot]:
             continue
         series = []
         for i, line in enumerate(lines):
-            fit = profile_plots.slope(line.sizes, line.values).text
+            fit = slope(line.sizes, line.values, profile_plots.REACH).text
             exponent = f"exponent {fit}" if fit else ""
             points = [
                 Point(s, 1e3 * v, profiles.count(s), duration(v)) for s, v in zip(line.sizes, line.values, strict=True)
@@ -132,10 +132,9 @@ def _series(group: str, entries: Sequence[dict[str, Any]], key: str) -> Plot:
     series = []
     for i, (name, points) in enumerate(benchmarks.series(entries, key).items()):
         x, y = [p["params"][key] for p in points], [scale * p["median"] for p in points]
-        value, half = benchmarks.slope(x, y)
-        text = "" if math.isnan(value) else f"slope {value:.2f} ± {half:.2f}"
+        fitted = slope(x, y).text
         told = [Point(a, b, f"{a:,g}", f"{benchmarks.digits(b)} {shown}") for a, b in zip(x, y, strict=True)]
-        series.append(Series(name, "", look(i), told, text=text))
+        series.append(Series(name, "", look(i), told, text=fitted and f"slope {fitted}"))
     return Plot(group[:1].upper() + group[1:], key, LABELS.get(unit, shown), series, x_log=True, y_log=True)
 
 
