@@ -179,7 +179,7 @@ def stamped(made: Figure, digest: str) -> bytes:
 
 
 def figure(chart: Chart) -> Figure:
-    """A column a panel, with its groups of lines below one another; those of a panel alone in its row side by side."""
+    """Panels of as many groups of lines side by side, their groups below; other panels below one another, over all."""
     from bench.plots import blank
 
     count = max(1, math.ceil(len(chart.names) / GROUP))
@@ -190,9 +190,13 @@ def figure(chart: Chart) -> Figure:
     rows = 0
     for row in _rows(chart.panels):
         shown = [[group for group in groups if _has(panel, group)] or [groups[0]] for panel in row]
-        across = columns if len(row) == 1 else 1
-        places += [(rows, column, across, *each) for column, each in enumerate(zip(row, shown, strict=True))]
-        rows += max(math.ceil(len(own) / across) for own in shown)
+        if len(row) > 1 and len({*map(len, shown)}) == 1:
+            places += [(rows, column, 1, *each) for column, each in enumerate(zip(row, shown, strict=True))]
+            rows += len(shown[0])
+            continue
+        for panel, own in zip(row, shown, strict=True):
+            places.append((rows, 0, columns, panel, own))
+            rows += math.ceil(len(own) / columns)
     inches = (max(SIZE[0] * columns, 7.0), SIZE[1] * rows + 1.0)
     made = blank(inches, chart.title, 14)
     made.supxlabel("\n".join(textwrap.wrap(chart.note, int(12.5 * inches[0]))), fontsize=10, x=0.01, ha="left",
