@@ -176,13 +176,21 @@ def _forms(section: pd.DataFrame, name: str, made: pd.DataFrame) -> list[str]:
 
 
 def _called(rows: pd.DataFrame, name: str) -> Iterator[pd.Series[bool]]:
-    """Which rows a name means, the closest reading first; "maml (adapts=head)" is any with that field."""
+    """Which rows a name means, the closest reading first; "maml (adapts=head)" is any with that among its settings."""
     for column in ("method", "label", "method_name"):
         yield rows[column] == name
+    method, wanted = _parts(name)
+    known = [
+        {*(f"{key}={value}" for key, value in spec["method"]["fields"].items()), *_parts(full)[1]}
+        for spec, full in zip(rows["spec"], rows["method"], strict=True)
+    ]
+    yield (rows["method_name"] == method) & np.array([bool(wanted) and wanted <= each for each in known])
+
+
+def _parts(name: str) -> tuple[str, set[str]]:
+    """A method's name, and what stands behind it in brackets."""
     method, _, rest = name.removesuffix(")").partition(" (")
-    wanted = {*rest.split(", ")}
-    fields = rows["spec"].map(lambda spec: {f"{key}={value}" for key, value in spec["method"]["fields"].items()})
-    yield (rows["method_name"] == method) & fields.map(lambda known: bool(rest) and wanted <= known)
+    return method, {*rest.split(", ")} if rest else set()
 
 
 def template(rows: pd.DataFrame, at: str = "", failures: Failures = "excluded",

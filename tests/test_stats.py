@@ -414,6 +414,15 @@ def test_some_of_its_fields_name_a_form() -> None:
         compare(made, "mann (slots=9)", "mann (slots=8)")
 
 
+def test_training_steps_name_a_form() -> None:
+    made = frame([
+        scored(spec(name, "omniglot-online", s, fields={"slots": 8}, budget={"steps": steps}), 0.7)
+        for s in range(3) for name in ("mann", "lstm") for steps in (100, 200)
+    ])  # fmt: skip
+    (found,) = compare(made, "mann (steps=200)", "lstm (slots=8, steps=100)")
+    assert {found.a, found.b} == {"mann (steps=200)", "lstm (steps=100)"}
+
+
 def test_nothing_to_compare_is_one_sentence() -> None:
     with pytest.raises(BenchError, match="there are no records to compare"):
         compare(frame([]), "mann", "lstm")
