@@ -190,6 +190,20 @@ def test_a_score_of_zero_is_not_said_to_lack_seeds() -> None:
     assert ranking.sentence == "ntm has the best mean, 0.00 ± 0.00; a score of zero has no ratio to that of lstm."
 
 
+def test_what_is_far_off_leaves_room_for_the_others() -> None:
+    means = {"gp": 1e-14, "cnp": 0.1, "maml": 0.3, "ntm": 0.5, "lstm": 1e30}
+    made = [synthetic.scored(synthetic.spec(name, "sinusoid", s, fields={}), mean, 0.0)
+            for name, mean in means.items() for s in range(3)]  # fmt: skip
+    (ranking,) = summary.rankings(_block(made, "sinusoid"), blocks.Looks(list(means)))
+    assert ranking.forest.label == "mean squared error, logarithmic; at its ends: beyond it"
+    places = [bar.middle for bar in ranking.forest.bars]
+    assert places[0] == 0
+    assert places[-1] == 100
+    assert places[2] - places[1] > 5
+    near = summary.axis([0.1, 0.3, 5.0], [math.nan] * 3, "mse")
+    assert summary.axis_label("mse", near, [0.1, 0.3, 5.0]) == "mean squared error, logarithmic"
+
+
 def test_what_was_left_out_is_said() -> None:
     made = [synthetic.scored(synthetic.spec("lstm", "omniglot", s, fields={}, versions=(v, 1)), 0.5, dirty=s == 2)
             for v, s in ((1, 0), (2, 0), (2, 1), (2, 2))]  # fmt: skip

@@ -10,7 +10,7 @@ from bench import cells, stats
 from bench.errors import BenchError
 from bench.frames import PERCENT
 from bench.report.blocks import Block
-from bench.report.summary import axis, place
+from bench.report.summary import axis, axis_label, place
 from bench.report.svg import Tick, ticks
 
 ARXIV = "https://arxiv.org/abs/"
@@ -76,8 +76,7 @@ def beside(block: Block) -> Published | None:
             r.match.because.split(", ") if r.match.because else [], r.discrepancies,
             *(place(v, scale) for v in (r.ours.low, r.ours.value, r.ours.high, r.row.value)),
         ))  # fmt: skip
-    label = cells.WORDS.get(metric, metric) + ", logarithmic" * scale.log
-    return Published(rows, ticks(scale, 5), label)
+    return Published(rows, ticks(scale, 5), axis_label(metric, scale, values))
 
 
 def _link(arxiv: str) -> str:

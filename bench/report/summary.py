@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,9 @@ APART = {
     "transductive": "transductive: queries help each other, not comparable with those that do without",
     "oracle": "an oracle: it knows what the task draws from, a bound for the others",
 }
+REACH = 100
+"""A logarithmic axis ends at so many times its median and at such a part of it: an exact or an exploded method would
+leave the others no room."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +131,7 @@ def forest(block: Block, table: pd.DataFrame, looks: Mapping[str, Look]) -> Fore
             cells.episodes(row), row.records.split(),
             *(place(v, scale) for v in (low, row.mean, high)),
         ))  # fmt: skip
-    label = cells.WORDS.get(metric, metric) + ", logarithmic" * scale.log
-    return Forest(bars, ticks(scale, 5), label)
+    return Forest(bars, ticks(scale, 5), axis_label(metric, scale, [row.mean for row in known]))
 
 
 def axis(values: Sequence[float], half_widths: Sequence[float], metric: str) -> Scale:
@@ -139,9 +142,17 @@ def axis(values: Sequence[float], half_widths: Sequence[float], metric: str) -> 
         room = max(1.0, 0.06 * (high - low))
         return Scale(max(0.0, low - room), min(100.0, high + room), 0.0, 100.0, False)
     if values and min(values) > 0 and max(values) / min(values) > 20:
-        return Scale(min(values) / 1.5, max(values) * 1.5, 0.0, 100.0, True)
+        middle = statistics.median(values)
+        low, high = max(min(values), middle / REACH), min(max(values), middle * REACH)
+        return Scale(low / 1.5, high * 1.5, 0.0, 100.0, True)
     ends = [v + (0.0 if math.isnan(w) else w) for v, w in zip(values, half_widths, strict=True)]
     return Scale(min([0.0, *values]), 1.05 * max([*ends, 1e-9]), 0.0, 100.0, False)
+
+
+def axis_label(metric: str, scale: Scale, values: Sequence[float]) -> str:
+    """What an axis shows, and how."""
+    off = any(not scale.low <= v <= scale.high for v in values)
+    return cells.WORDS.get(metric, metric) + ", logarithmic" * scale.log + "; at its ends: beyond it" * off
 
 
 def place(value: float, scale: Scale) -> float:
