@@ -91,15 +91,16 @@ def _normalised(rows: Tensor, weight: Tensor, fit: int, scale: Tensor, shift: Te
         return torch.baddbmm(shift, rows, weight * scale)
     narrow = weight.shape[1] < weight.shape[2]
     fitted = rows[:, :fit] if narrow else (rows := rows @ weight)[:, :fit]
-    mean = fitted.mean(1, keepdim=True)
-    centred = fitted - mean
+    # Before they are scaled, so that those which equal the mean become `shift` exactly: 0 at first, where else rounding
+    # would decide what a ReLU lets through.
+    rows = rows - fitted.mean(1, keepdim=True)
+    centred = rows[:, :fit]
     if narrow:
         covariance = centred.mT @ centred / fit
-        mean, variance = mean @ weight, ((covariance @ weight) * weight).sum(1, keepdim=True)
+        variance = ((covariance @ weight) * weight).sum(1, keepdim=True)
     else:
         variance = centred.square().mean(1, keepdim=True)
     scale = scale * (variance + EPSILON).rsqrt()
-    shift = shift - mean * scale
     return torch.baddbmm(shift, rows, weight * scale) if narrow else torch.addcmul(shift, rows, scale)
 
 

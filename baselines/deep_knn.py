@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
@@ -85,4 +86,8 @@ class DeepKNN(PretrainedMethod):
 
     def unsuited(self, task: Task) -> str | None:
         """It needs labels to copy."""
-        return super().unsuited(task) if task.y_size else "it copies labels, and this task shows none"
+        if not task.y_size:
+            return "it copies labels, and this task shows none"
+        # The autoencoder takes any input, as dense layers do.
+        config = replace(self, backbone="mlp") if self.features == "autoencoder" else self
+        return super(DeepKNN, config).unsuited(task)

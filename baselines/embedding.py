@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,9 @@ class EmbeddingMethod(TrainedMethod):
     backbone: Backbone = option(
         "auto", "conv4: 64 channels; conv4-32; resnet12; mlp: 256-64; auto: conv4 for images, else mlp", late=True
     )
+    in_order: ClassVar[bool] = True
+    """Whether it trains on sequences step by step, where BatchNorm needs more than one."""
+
     batch_norm: Literal["inductive", "transductive"] = option(
         "inductive", "at test: averages of training, or the statistics of support and queries at hand", late=True
     )
@@ -84,7 +87,7 @@ class EmbeddingMethod(TrainedMethod):
 
     def unsuited(self, task: Task) -> str | None:
         """Some backbones need images, and those with BatchNorm more than one sequence to normalise a step over."""
-        if task.online and self.batch == 1 and self.backbone != "mlp" and image_shape(task.x_shape):
+        if task.online and self.in_order and self.batch == 1 and self.backbone != "mlp" and image_shape(task.x_shape):
             return f"BatchNorm sees one step of each sequence of a batch; one is too few: set {self.name}.batch=16"
         return unsuited_backbone(self.backbone, task.x_shape)
 

@@ -203,6 +203,12 @@ class LibraryMAML(AdaptingMethod):
     train_steps: int = option(1, "gradient steps of adaptation in training")
     eval_steps: int = option(0, "gradient steps of adaptation in evaluation; 0: 3 for classes, 10 for regression")
 
+    def check(self) -> None:
+        """Refuse a recipe that cannot train."""
+        super().check()
+        if self.inner_lr < 0:
+            raise BenchError(f"maml-l2l.inner_lr must not be negative, but is {self.inner_lr:g}; 0 takes the task's")
+
     def adaptation(self, task: Task) -> tuple[float, int]:
         """The learning rate of adaptation and its steps in evaluation that 0 means for a task."""
         rate, steps = recipe(task)

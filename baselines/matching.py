@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from baselines.embedding import EmbeddingLearner, EmbeddingMethod, needs_classes
 from bench.api import BenchError, Task, method, option
 
-LEAST = 1e-6
-"""Probability of a class at least, before the logarithm: one that is not in the support has none."""
+ABSENT = 1e-6
+"""Probability, before the logarithm, of a class that is not in the support."""
 
 
 class MatchingLearner(EmbeddingLearner):
@@ -30,7 +30,8 @@ class MatchingLearner(EmbeddingLearner):
             shown = self.in_context(shown)
             asked = self.attended(asked, shown)
         cosine = F.normalize(asked, dim=-1) @ F.normalize(shown, dim=-1).mT
-        return ((self.scale * cosine).softmax(-1) @ labels).clamp(min=LEAST).log()
+        likely = ((self.scale * cosine).softmax(-1) @ labels).clamp(min=torch.finfo(cosine.dtype).tiny)
+        return torch.where(labels.any(1, keepdim=True), likely, ABSENT).log()
 
     def in_context(self, shown: Tensor) -> Tensor:
         """g(x_i, S), [batch, n, size]: the embedding plus both states of an LSTM over the support (appendix A.2)."""
@@ -56,7 +57,7 @@ class Matching(EmbeddingMethod):
 
     The paper's attention has no temperature: of cosines between 0 and 1, as those of rectified embeddings are, no class
     among 5 has a probability above .40, none among 60 one above .05, and gradients never end. scale multiplies them, by
-    100 in the code of Chen et al. 2019.
+    100 in the code of Chen et al. 2019, which rectifies cosines too: those of full context may be below 0.
 
     reads above 0 gives the paper's full-context embeddings: the support passes a bidirectional LSTM in the order that
     it has, and each query an LSTM that reads the support so often. The paper took 1 (Omniglot) to 20.

@@ -35,6 +35,8 @@ class PretrainedMethod(EmbeddingMethod):
     Validation and test are by episodes, as for every method. Training sees the classes of the training split alone.
     """
 
+    in_order = False
+
     batch: int = option(64, "images per training step")
 
     def draw(self, task: Task, rng: Generator) -> Episode:

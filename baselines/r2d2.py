@@ -30,7 +30,9 @@ class R2D2Learner(EmbeddingLearner):
         shown, asked = (F.pad(x, (0, 1), value=1.0) for x in (shown, asked))
         n = shown.shape[1]
         ridge = n * self.log_ridge.exp() * torch.eye(n, dtype=shown.dtype, device=shown.device)
-        return self.scale * (asked @ shown.mT) @ torch.linalg.solve(shown @ shown.mT + ridge, labels)
+        # `solve` would raise where rounding leaves no solution; of NaN training says that it diverged.
+        weights, _ = torch.linalg.solve_ex(shown @ shown.mT + ridge, labels)
+        return self.scale * (asked @ shown.mT) @ weights
 
 
 @method("r2d2", source="Bertinetto et al. 2019, arXiv:1805.08136")
@@ -52,7 +54,7 @@ class R2D2(EmbeddingMethod):
     halve_every: int = option(2000, "halve the learning rate every so many steps; 0: never")
 
     def check(self) -> None:
-        """Refuse a recipe that cannot train, and a system that may have no solution."""
+        """Refuse a recipe that cannot train, and a system without a solution where examples are alike."""
         super().check()
         if self.ridge <= 0:
             raise BenchError(f"r2d2.ridge must be above 0, not {self.ridge:g}")

@@ -75,7 +75,8 @@ class Relation(EmbeddingMethod):
     dense layers. The authors train 1,000,000 episodes, halve the rate every 100,000, clip to .5, and normalise by the
     test batch (batch_norm=transductive). Their code picks the checkpoint on the test classes; here validation does.
 
-    Deviation: their first two convolutions have no padding, ours have.
+    Deviations: their first two convolutions and both that score pairs have no padding, ours have; they clip the two
+    networks each by itself, and start from other weights than PyTorch's.
     """
 
     batch: int = option(1, "episodes per training step")

@@ -59,6 +59,8 @@ class Siamese(EmbeddingMethod):
     4,096 units; no affine distortions; one rate for all layers.
     """
 
+    in_order = False
+
     batch: int = option(4, "episodes per training step")
 
     def build(self, task: Task) -> SiameseLearner:

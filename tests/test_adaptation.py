@@ -16,7 +16,7 @@ from baselines.cavia import CAVIA
 from baselines.maml import MAML, importance
 from baselines.reptile import Reptile
 from bench.api import BenchError, Episode, Examples, TrainedMethod, generator
-from bench.tasks.glyphs import Glyphs
+from bench.tasks.glyphs import Glyphs, GlyphsOnline
 from bench.tasks.sinusoid import Sinusoid
 
 TASK = Glyphs(way=3, shot=2, query=2, size=20)
@@ -191,6 +191,22 @@ def test_reptile_s_rate_falls_in_a_line() -> None:
         MAML(inner_lr=-1.0).check()
     with pytest.raises(BenchError, match="there are none"):
         MAML(multi_step=2, train_steps=0).check()
+    assert "an online task has none" in str(MAML(multi_step=2).unsuited(GlyphsOnline()))
+
+
+@pytest.mark.parametrize("method", [MAML(), MAML(order="first"), Reptile(eval_steps=2), CAVIA(backbone="conv4-32")])
+@pytest.mark.parametrize("size", [16, 20])
+def test_one_example_alone_is_normalised_to_nothing(method: TrainedMethod, size: int) -> None:
+    """Its own mean taken from it leaves exact zeros, so that rounding decides nothing: single as double precision."""
+    task = Glyphs(way=2, shot=1, query=2, size=size)
+    learner, episode = learner_of(method, task), drawn(task)
+    support = Examples(episode.support.x[:, :1], episode.support.y[:, :1])
+    with torch.no_grad():
+        exact = learner.eval()(support, episode.query.x)
+        single = learner.float()(Examples(support.x.float(), support.y), episode.query.x.float())
+        alone = learner(Examples(support.x[:1].float(), support.y[:1]), episode.query.x[:1].float())
+    assert_close(single.double(), exact, rtol=1e-3, atol=1e-3)
+    assert_close(alone, single[:1], rtol=1e-3, atol=1e-3)
 
 
 # CAVIA

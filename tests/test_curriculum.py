@@ -151,6 +151,7 @@ REFUSED = [
     ("start_way=-1,labels=string", "start_way must be 0"),
     ("way_every=0", "way_every must be at least 1"),
     ("persistent=0", "persistent must be at least 1"),
+    ("way=6,start_way=4,way_every=1,length=24,balanced=true", "multiple of way 5, not 24"),
     ("start_way=2,labels=string,length=50", "length 50 is more than 2 classes"),
 ]
 

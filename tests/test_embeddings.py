@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from baselines.backbones import ResNet12, make_backbone, unsuited_backbone
 from baselines.embedding import EmbeddingLearner, EmbeddingMethod
 from baselines.gnn import GNN, Edges
-from baselines.matching import LEAST, Matching
+from baselines.matching import ABSENT, Matching
 from baselines.protonet import ProtoNet
 from baselines.r2d2 import R2D2
 from baselines.relation import Relation
@@ -109,7 +109,18 @@ def test_matching_never_rules_a_class_out() -> None:
     learner, episode = learner_of(Matching()), drawn()
     y = torch.zeros_like(episode.support.y)
     answer = learner(Examples(episode.support.x, y), episode.query.x)
-    assert_close(answer.exp()[..., 1:], torch.full_like(answer[..., 1:], LEAST))
+    assert_close(answer.exp()[..., 1:], torch.full_like(answer[..., 1:], ABSENT))
+
+
+def test_matching_learns_from_queries_that_it_gets_most_wrong() -> None:
+    learner = learner_of(Matching(scale=100.0))
+    shown = torch.eye(3)[None]
+    asked = torch.tensor([[[0.9, 0.3, 0.3]]]).requires_grad_()
+    answer = learner.compare(shown, torch.eye(3)[None], asked)
+    assert answer[0, 0, 1] < -50
+    answer[0, 0, 1].backward()
+    assert asked.grad is not None
+    assert asked.grad.norm() > 1
 
 
 def test_full_context_is_the_paper_s_recurrence() -> None:
@@ -193,6 +204,14 @@ def test_r2d2_regresses_values() -> None:
 def test_r2d2_refuses_a_system_that_may_have_no_solution() -> None:
     with pytest.raises(BenchError, match="ridge must be above 0"):
         R2D2(ridge=0.0).check()
+
+
+def test_a_system_without_a_solution_diverges_and_does_not_raise() -> None:
+    learner = learner_of(R2D2(ridge=1e-30))
+    shown = torch.ones(1, 3, 4, requires_grad=True)
+    answer = learner.compare(shown, torch.eye(3)[None], torch.ones(1, 2, 4))
+    assert not answer.isfinite().all()
+    answer.sum().backward()
     with pytest.raises(BenchError, match=r"scale must not be negative, but is -5"):
         R2D2(scale=-5.0).check()
 

@@ -188,8 +188,8 @@ class OnlineImages(Task):
             )
         if self.start_way < 0:
             raise BenchError(f"{self.name}: start_way must be 0 (no curriculum), or 1 or more, not {self.start_way}")
-        if 0 < self.start_way < self.way:
-            replace(self, way=self.start_way, start_way=0).check()
+        for way in range(self.start_way, self.way) if self.start_way else ():
+            replace(self, way=way, start_way=0).check()
 
     def draw(self, split: Split, batch: int, rng: Generator) -> Draw:
         """Which drawings so many episodes show."""
