@@ -634,6 +634,12 @@ def call(arguments: Sequence[str]) -> int:
             error.show()
             return USER_ERROR
         return _say(error.format_message(), USER_ERROR)
+    except Exception as error:
+        from bench import registry
+
+        if not (said := registry.blame(error)):
+            raise
+        return _say(f"{said}; BENCH_DEBUG=1 shows where it was called", USER_ERROR)
 
 
 def _usage_error() -> type[Any]:

@@ -68,7 +68,7 @@ def _frame(request: Request) -> pd.DataFrame:
     found = frames.plain(loaded.records)
     clean = frames.committed(found, request.dirty)
     if found and not clean:
-        raise BenchError(f"all records of {request.results} were made by uncommitted code; --dirty compares them")
+        raise BenchError(frames.UNCOMMITTED.format(request.results))
     if not found:
         raise BenchError(f"there are no records in {request.results}; `bench run` makes them")
     named = {name.partition(" ")[0] for name in (request.a, request.b)}

@@ -43,6 +43,8 @@ def contents(path: Path) -> bytes:
         BenchError: it cannot be read.
     """
     try:
+        if path.exists() and not path.is_file():  # to open a pipe is to wait for ever
+            raise BenchError(f"{path} cannot be read: it is no regular file")
         return path.read_bytes()
     except OSError as error:
         raise BenchError(f"{path} cannot be read: {error.strerror}") from None

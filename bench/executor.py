@@ -180,7 +180,8 @@ def _run(cell: Cell, context: Context, message: str = "") -> Outcome:
     try:
         if not _recorded(cell, context):
             run_cell(cell, context)
-        _failure_path(context.results, cell.id).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # an old note costs nothing
+            _failure_path(context.results, cell.id).unlink(missing_ok=True)
         return Outcome(cell, "done", message)
     except (Interrupted, KeyboardInterrupt):
         return Outcome(cell, "interrupted")

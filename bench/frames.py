@@ -57,6 +57,9 @@ def frame(records: Iterable[Any], expected: Iterable[Mapping[str, Any]] = ()) ->
     return made.reset_index(drop=True)
 
 
+UNCOMMITTED = "all records of {} were made by uncommitted code; --dirty takes them too"
+
+
 def committed(records: Iterable[Mapping[str, Any]], dirty: bool = False) -> list[Mapping[str, Any]]:
     """Records, as dicts, without those made by code that was not committed; dirty: with them."""
     return [r for r in records if dirty or not (r.get("env") or {}).get("dirty")]

@@ -151,6 +151,8 @@ def plan(
                 for t in all_tasks:
                     for m in all_methods:
                         reason = m.unsuited(t)
+                        if not reason and seed == block_seeds[0]:
+                            m.protocol(t)  # what tables will ask fails here or nowhere
                         if reason:
                             note = f"{m.name} does not run on {t.name}: {reason}"
                             notes += [note] if note not in notes else []
@@ -190,6 +192,11 @@ def read_suite(name: str) -> dict[str, Any]:
         raise BenchError(f"the suite {shown} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise BenchError(f"the suite {shown} is not valid TOML: {error}") from None
+    if strange := sorted(content.keys() - {"title", "grid"}):
+        raise BenchError(f"the suite {shown} has {', '.join(map(reprlib.repr, strange))} at its top, where title and "
+                         "[[grid]] blocks may be; methods, tasks, seeds and budget go into a block")  # fmt: skip
+    if not isinstance(content.get("title", ""), str):
+        raise BenchError(f"the title of the suite {shown} must be a text, not {reprlib.repr(content['title'])}")
     _check_blocks(shown, content.get("grid"))
     return content
 

@@ -78,7 +78,8 @@ def form(folder: Path) -> str:
 
 def unreadable(error: OSError) -> BenchError:
     """What to say of a file or a folder that cannot be read."""
-    return BenchError(f"cannot read {error.filename}: {error.strerror}; check its permissions")
+    remedy = "check its permissions" if isinstance(error, PermissionError) else "get it anew"
+    return BenchError(f"cannot read {error.filename}: {error.strerror}; {remedy}")
 
 
 def survey(folder: Path, layout: Layout) -> Source:
@@ -157,7 +158,10 @@ def _right_classes(where: Path, parts: Sequence[Iterable[str]], layout: Layout) 
     if missing:
         named = "; ".join(f"{part}: {', '.join(names)}" for part, names in missing.items())
         count = sum(map(len, missing.values()))
-        raise BenchError(f"{where} lacks {count} of {len(layout.names)} classes ({named}); get them")
+        elsewhere = sorted({f"{name} is in {other}" for names in missing.values() for name in names
+                            for other, _, theirs in found if name in theirs})  # fmt: skip
+        remedy = f"{', '.join(elsewhere)}: this is another split" if elsewhere else "get them"
+        raise BenchError(f"{where} lacks {count} of {len(layout.names)} classes ({named}); {remedy}")
     for part, classes, names in found:
         if names - classes:
             named = reprlib.repr(min(names - classes))

@@ -35,6 +35,9 @@ _LENGTHS = {"SHORT_BINSTRING": "<B", "BINSTRING": "<i", "SHORT_BINBYTES": "<B", 
             "BYTEARRAY8": "<Q"}  # fmt: skip
 """How the length of these bytes is written; they are never copied off the file."""
 _OPERATIONS = {operation.code: operation for operation in pickletools.opcodes}
+_OTHERS = {b"\x1f\x8b": "compressed by gzip: unpack it", b"version ": "a pointer of Git LFS: pull the file itself",
+           b"<": "a page of the web: the download asked for something"}  # fmt: skip
+"""What such files often are instead, by how they begin."""
 _DAMAGE = (ValueError, TypeError, IndexError, KeyError, OverflowError, EOFError, struct.error)
 """What a pickle raises that is cut short or no pickle at all."""
 
@@ -68,7 +71,8 @@ def _read(file: BinaryIO, whole: memoryview, where: str) -> Any:
     except _Refusal as why:
         raise BenchError(f"{where} is refused, and nothing of it was run: {why}") from None
     except _DAMAGE as error:
-        raise BenchError(f"{where} is damaged or no pickle ({error}); get it anew") from None
+        other = next((f", but {kind}" for start, kind in _OTHERS.items() if bytes(whole[:8]).startswith(start)), "")
+        raise BenchError(f"{where} is damaged or no pickle{other} ({error}); get it anew") from None
     except MemoryError:
         raise BenchError(f"there is no room in memory for what {where} holds") from None
 
@@ -300,7 +304,7 @@ def _unescaped(line: bytes) -> bytes:
 
 def _named(name: str) -> _Name:
     if name not in _NAMES:
-        raise _Refusal(f"it asks for {reprlib.repr(name)}; only numpy's arrays of numbers are made")
+        raise _Refusal(f"it asks for {reprlib.repr(name)}; dicts, lists, texts and arrays of numbers alone are read")
     return _Name(name)
 
 

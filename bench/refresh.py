@@ -11,6 +11,7 @@ from bench import (
     coverage,
     data,
     files,
+    frames,
     grid,
     latex,
     profile_tables,
@@ -42,6 +43,8 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
     views.left_out(loaded.problems)
     asked = {cell.id for name in suites for cell in grid.plan(name, offline=True).cells}
     views.warn(provenance.mixed((r for r in loaded.records if not suites or r.id in asked), dirty))
+    if loaded.records and not dirty and all(r.env.get("dirty") for r in loaded.records):
+        views.warn([frames.UNCOMMITTED.format(results)])
     found = collect(suites, results, loaded.records, dirty)
     if not suites:
         measured = benchmarks.load(results, dirty)

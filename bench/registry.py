@@ -18,6 +18,7 @@ import os
 import pkgutil
 import re
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -182,6 +183,16 @@ def plugin_of(registry: Registry, name: str) -> str | None:
     """What records call the plug-in file that an entry comes from; None where it comes from none."""
     kind, _, path = registry.origins.get(name, "").partition(" ")
     return plugin_names().get(Path(path), Path(path).name) if kind == "file" else None
+
+
+def blame(error: BaseException) -> str:
+    """The sentence for an error out of a plug-in's code, with its last place there; empty for one from elsewhere."""
+    made = traceback.extract_tb(error.__traceback__)
+    frame = next((f for f in reversed(made) if Path(f.filename).resolve() in imported), None)
+    if frame is None:
+        return ""
+    what = f"{type(error).__name__}: {error}"
+    return f"the plug-in {frame.filename} failed in line {frame.lineno}, in {frame.name}: {what}"
 
 
 def _try(origin: str, importer: Callable[[], object]) -> None:

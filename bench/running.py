@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -278,7 +279,8 @@ def _draw(request: Request, shown: Sequence[Record]) -> str | None:
         views.console(stderr=True).print(f"warning: no picture: {type(error).__name__}: {error}", soft_wrap=True)
         return None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
     return str(path)
 
 

@@ -443,6 +443,39 @@ def test_plugin_files_that_fail_are_named_and_all_else_works(tmp_path: Path) -> 
         assert not (tmp_path / "out").exists(), "the built-in method did not run in its place"
 
 
+RAISES = """
+from bench.api import Task, TrainedMethod, method, task
+from baselines.protonet import ProtoNet
+
+def raising(name):
+    def boom(self, *arguments):
+        raise ZeroDivisionError("boom")
+    own = {name: boom, "build": lambda self, task: ProtoNet().build(task)}
+    method("bad-" + name)(type("Bad", (TrainedMethod,), own))
+
+for name in ("check", "unsuited", "protocol", "stacks"):
+    raising(name)
+"""
+
+
+@pytest.mark.parametrize("hook", ["check", "unsuited", "protocol", "stacks"])
+def test_a_plugin_that_fails_while_a_run_is_planned_is_one_sentence(hook: str, tmp_path: Path) -> None:
+    (tmp_path / "raises.py").write_text(RAISES)
+    said = shell("run", "-m", f"bad-{hook}", "-t", "plug-points", *QUICK, "--plugin", "raises.py", cwd=tmp_path)
+    refused(said, r"the plug-in \S*raises.py failed in line 7, in boom: ZeroDivisionError: boom; BENCH_DEBUG=1 shows")
+
+
+def test_a_plugin_that_came_to_fail_spoils_no_tables(tmp_path: Path) -> None:
+    mine = RAISES.replace("own = {name: boom, ", "own = {").replace('"check", "unsuited", "protocol", "stacks"', '"m",')
+    (tmp_path / "raises.py").write_text(mine)
+    options = ("--results", "out", "--plugin", "raises.py")
+    assert shell("run", "-m", "bad-m", "-t", "plug-points", *QUICK, *options, cwd=tmp_path).code == 0
+    (tmp_path / "raises.py").write_text(mine.replace("own = {", 'own = {"protocol": boom, '))
+    said = shell("tables", "--dirty", *options, cwd=tmp_path)
+    assert said.code == 0, said.err
+    assert "bad-m" in (tmp_path / "out" / "tables" / "other.md").read_text()
+
+
 def test_ctrl_c_while_modules_are_imported_is_quiet(tmp_path: Path) -> None:
     """The signal comes when typer, and when torch, is about to be imported."""
     for module, command in (("typer", "--help"), ("torch", "list")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -303,6 +304,36 @@ def test_picture_is_a_help_never_a_reason_to_fail(
     failed = bench(capsys, *command, "--seeds", "0-1")
     assert failed.code == 0
     assert "no picture" in failed.err
+    shutil.rmtree(tmp_path / "out")
+    (tmp_path / "out" / ".bench").mkdir(parents=True)
+    for in_the_way in ("out/pictures", "out/.bench/failures"):
+        (tmp_path / in_the_way).touch()
+    failed = bench(capsys, *command)
+    assert failed.code == 0
+    assert "no picture" in failed.err
+
+
+def test_a_pipe_in_place_of_a_record_is_named_and_left_out(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    cell = bench(capsys, *NET, "--seeds", "0-1", "--json").json["cells"][0]
+    (path,) = (tmp_path / "out" / "runs").rglob(f"*{cell['id']}.json")
+    path.unlink()
+    os.mkfifo(path)
+    said = bench(capsys, "status", "--results", "out")
+    assert f"{path.name} cannot be read: it is no regular file" in said.err
+
+
+def test_tables_and_report_tell_where_uncommitted_code_made_all(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    bench(capsys, *NET)
+    for path in (tmp_path / "out" / "runs").rglob("*.json"):
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps(content | {"env": content["env"] | {"dirty": True}}))
+    said = "all records of out were made by uncommitted code; --dirty takes them too"
+    assert f"warning: {said}" in bench(capsys, "tables", "--results", "out").err
+    refused = bench(capsys, "report", "--results", "out")
+    assert (refused.code, refused.err) == (2, f"error: {said}\n")
+    assert bench(capsys, "report", "--results", "out", "--dirty").code == 0
 
 
 def suite_file(folder: Path) -> str:

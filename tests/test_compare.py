@@ -218,7 +218,7 @@ def test_records_of_uncommitted_code_are_compared_only_if_asked(tmp_path: Path) 
     for content in made:
         content["env"]["dirty"] = True
     store(tmp_path, made)
-    with pytest.raises(BenchError, match="made by uncommitted code; --dirty compares them"):
+    with pytest.raises(BenchError, match="made by uncommitted code; --dirty takes them too"):
         comparing.compare(Request("protonet", "maml", tmp_path), quiet=True)
     (found,) = comparing.compare(Request("protonet", "maml", tmp_path, dirty=True), quiet=True)
     assert not math.isnan(found["p"])

@@ -200,6 +200,8 @@ def test_a_suite_makes_blocks_and_the_command_line_narrows_them(tmp_path: Path) 
         ("[[grid]]\nmethods = ['toy-net']\ntasks = ['toy']\nseeds = 1.5", "seeds are"),
         ("[[grid]]\nmethods = []\ntasks = ['toy']", "nothing to run"),
         ("grid = 5", "no [[grid]] block"),
+        ("seeds = '0-9'\n[[grids]]\n[[grid]]\nmethods = ['toy-net']\ntasks = ['toy']", "'grids', 'seeds' at its top"),
+        ("title = 5\n[[grid]]\nmethods = ['toy-net']\ntasks = ['toy']", "must be a text, not 5"),
         ("grid = [5]", "needs methods and tasks"),
         ("[[grid]]\nmethods = 5\ntasks = ['toy']", "methods of a [[grid]] block of"),
         ("[[grid]]\nmethods = ['toy-net']\ntasks = ['toy']\noptional = 'no'", "must be true or false, not 'no'"),
