@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
@@ -230,7 +230,7 @@ def _run(cell: Cell, context: Context) -> Running:
     env = environment.describe(context.device, context.threads, cell.method.packages)
     content = {"name": cell.task.dataset, "sha256": data.digest(cell.task.dataset)} if cell.task.dataset else None
     torch.manual_seed(torch_seed("init", cell.method.name, cell.seed))
-    learner = cell.method.build(cell.task.training()).to(context.device)
+    learner = _kind(cell.method.build(cell.task.training()), Learner, f"{cell.method.name}.build").to(context.device)
     testers = _testers(cell, learner, context.device)
     for each in (learner, *(tester for _, tester in testers.values())):
         each.use(context.backend, lambda: context.report(Progress(cell.id, COMPILING, 0, 0)))
@@ -286,6 +286,16 @@ def _run(cell: Cell, context: Context) -> Running:
     return record
 
 
+T = TypeVar("T")
+
+
+def _kind(made: Any, kind: type[T], maker: str) -> T:
+    """What a plug-in made, if it is of the kind that it must be."""
+    if not isinstance(made, kind):
+        raise BenchError(f"{maker} must give {kind.__name__}, not {type(made).__name__}")
+    return made
+
+
 def evaluate(
     learner: Learner, task: Task, split: Split, count: int, seed: int, context: Context, whole: bool = False
 ) -> dict[str, Any]:
@@ -296,17 +306,20 @@ def evaluate(
     steps: dict[str, list[float]] = {}
     surprise: list[float] = []
     with torch.no_grad():
-        for drawn in task.episodes(split, count, seed):
+        for each in task.episodes(split, count, seed):
+            drawn = _kind(each, Episode, f"{task.name}.sample")
             if context.stopping():
                 raise Interrupted
+            if not all(x.isfinite().all() for x in (drawn.support.x, drawn.query.x)):
+                raise BenchError(f"{task.name} draws episodes whose inputs are not finite: nothing to score")
             episode = drawn.to(context.device)
             prediction = answer(learner, episode, task)
             scores += _graded(task, prediction, episode)
             _count_instances(task, prediction, episode, hits, shown)
             if whole and not task.online:
-                for step, each in learner.by_step(episode.support, episode.query.x).items():
-                    check_shapes(learner, episode, task, each)
-                    steps.setdefault(str(step), []).extend(_graded(task, each, episode))
+                for step, adapted in learner.by_step(episode.support, episode.query.x).items():
+                    check_shapes(learner, episode, task, adapted)
+                    steps.setdefault(str(step), []).extend(_graded(task, adapted, episode))
                 if told := learner.distribution(episode.support, episode.query.x):
                     check_shapes(learner, episode, task, *told)
                     density = torch.distributions.Normal(*told, validate_args=False).log_prob(episode.query.y)
@@ -367,7 +380,7 @@ def _train(
         began, cpu_began, step = time.monotonic(), time.process_time(), training.step
         rng = generator("train", task.name, task.version, setting, cell.seed, step)
         now = cell.task.curriculum(step)
-        episode = method.draw(now, rng).to(context.device)
+        episode = _kind(method.draw(now, rng), Episode, f"{method.name}.draw of {now.name}").to(context.device)
         learner.train()
         optimiser.zero_grad()
         seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu_began

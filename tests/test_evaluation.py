@@ -6,6 +6,7 @@ import io
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from synthetic import scored, spec
 from torch import Tensor
 
 from bench import intervals, records, tables, views
-from bench.api import BenchError, Examples, Learner, Method, Task, option
+from bench.api import BenchError, Episode, Examples, Learner, Method, Task, option
 from bench.config import as_dict
 from bench.grid import Budget, Cell
 from bench.registry import METHODS, Registry
@@ -52,6 +53,28 @@ class SteppingMethod(Method):
 
     def build(self, task: Task) -> Learner:
         return Stepping(task, self.broken)
+
+
+def endless(made: Episode) -> Episode:
+    return Episode(made.support, made.query._replace(x=made.query.x / 0))
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "makes", "says"),
+    [
+        (SteppingMethod, "build", lambda made: None, "stepping.build must give Learner, not NoneType"),
+        (Toy, "sample", tuple, "toy.sample must give Episode, not tuple"),
+        (Toy, "sample", endless, "toy draws episodes whose inputs are not finite"),
+    ],
+)
+def test_what_a_plugin_makes_must_be_of_its_kind(
+    cls: Any, name: str, makes: Any, says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No learner, no episode, inputs of which nothing can be known: one sentence that names who made it."""
+    own = getattr(cls, name)
+    monkeypatch.setattr(cls, name, lambda *arguments: makes(own(*arguments)))
+    with pytest.raises(BenchError, match=says):
+        run_cell(Cell(SteppingMethod(), Toy(), 0, BUDGET), Context(tmp_path))
 
 
 @pytest.mark.parametrize("task", [Toy(), ToyOnline()])
