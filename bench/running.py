@@ -133,6 +133,9 @@ def run(request: Request, as_json: bool) -> tuple[int, dict[str, Any]]:
             out.print(f"… and {len(shown) - ROWS} more; `bench status` counts them all")
     if new:
         out.print(f"{len(new)} recorded now, {len(store.recorded)} skipped because they were recorded already")
+    if any(record.env.get("dirty") for record in new.values()):
+        out.print("mannbench's own code here has changes that are not committed: tables and comparisons leave these "
+                  "records out unless --dirty is given", soft_wrap=True)  # fmt: skip
     for said in dict.fromkeys(" ".join(o.message.split()) for o in outcomes if o.status == "done" and o.message):
         err.print(f"warning: {said}", soft_wrap=True)
     for o in failed[:NAMED]:

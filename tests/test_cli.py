@@ -16,7 +16,7 @@ from fakes import StopAt
 from shell import QUICK, TOYS, bench, end, refused, results_of, shell, start, toys  # noqa: F401
 from typer.models import OptionInfo
 
-from bench import cli, completion, executor, live, registry, views
+from bench import cli, completion, environment, executor, live, registry, views
 from bench.errors import no_room
 from bench.grid import plan, suites
 from bench.published import KIN
@@ -322,13 +322,15 @@ def test_a_pipe_in_place_of_a_record_is_named_and_left_out(capsys: pytest.Captur
     assert f"{path.name} cannot be read: it is no regular file" in said.err
 
 
-def test_tables_and_report_tell_where_uncommitted_code_made_all(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_runs_tables_and_report_tell_where_uncommitted_code_made_all(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench(capsys, *NET)
-    for path in (tmp_path / "out" / "runs").rglob("*.json"):
-        content = json.loads(path.read_text())
-        path.write_text(json.dumps(content | {"env": content["env"] | {"dirty": True}}))
+    told = "not committed: tables and comparisons leave these records out"
+    code = environment.source()
+    monkeypatch.setattr(environment, "source", lambda: code | {"dirty": False})
+    assert told not in bench(capsys, *NET, "--seeds", "1", "--results", "clean").out
+    monkeypatch.setattr(environment, "source", lambda: code | {"dirty": True})
+    assert told in bench(capsys, *NET).out
     said = "all records of out were made by uncommitted code; --dirty takes them too"
     assert f"warning: {said}" in bench(capsys, "tables", "--results", "out").err
     refused = bench(capsys, "report", "--results", "out")
