@@ -322,7 +322,7 @@ def test_a_pipe_in_place_of_a_record_is_named_and_left_out(capsys: pytest.Captur
     assert f"{path.name} cannot be read: it is no regular file" in said.err
 
 
-def test_runs_tables_and_report_tell_where_uncommitted_code_made_all(
+def test_runs_and_tables_tell_where_uncommitted_code_made_all(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = "not committed: tables and comparisons leave these records out"
@@ -333,9 +333,6 @@ def test_runs_tables_and_report_tell_where_uncommitted_code_made_all(
     assert told in bench(capsys, *NET).out
     said = "all records of out were made by uncommitted code; --dirty takes them too"
     assert f"warning: {said}" in bench(capsys, "tables", "--results", "out").err
-    refused = bench(capsys, "report", "--results", "out")
-    assert (refused.code, refused.err) == (2, f"error: {said}\n")
-    assert bench(capsys, "report", "--results", "out", "--dirty").code == 0
 
 
 def suite_file(folder: Path) -> str:

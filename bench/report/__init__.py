@@ -18,7 +18,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from bench import __version__, frames, provenance, records
+from bench import __version__, provenance, records
 from bench.cells import seeds
 from bench.errors import BenchError
 from bench.report import across, blocks, card, cost, curves, listing, memories, publications, speed, summary, svg
@@ -34,12 +34,10 @@ def render(results: Path, suites: Sequence[str] = (), *, dirty: bool = False, li
     problems: is given a sentence for each file that could not be used; the page has them too.
 
     Raises:
-        BenchError: no such suite, or one that has no record; or uncommitted code made all records.
+        BenchError: no such suite, or one that has no record.
     """
     loaded = records.load(results)
     gathered = blocks.gather(suites, loaded.records, results, dirty)
-    if loaded.records and not live and not any(suite.blocks for suite in gathered):
-        raise BenchError(frames.UNCOMMITTED.format(results))
     problems = [] if problems is None else problems
     problems += loaded.problems
     alone = bool(suites)
