@@ -12,7 +12,7 @@ from torch import Tensor
 
 from baselines.backbones import image_shape, unsuited_image
 from baselines.batched import Backbone
-from bench.api import Episode, Examples, Learner, Task, TrainedMethod, option
+from bench.api import BenchError, Episode, Examples, Learner, Task, TrainedMethod, option
 
 REPORTED = (0, 1, 5, 10)
 """`by_step` reports predictions after so many steps, as Finn et al. do for sinusoids."""
@@ -58,6 +58,16 @@ class AdaptingLearner(Learner):
 def recipe(task: Task) -> tuple[float, int]:
     """Learning rate of adaptation and its steps in evaluation that Finn et al. 2017 have for a kind of task."""
     return (0.01, 10) if task.kind == "regression" else (0.4, 3)
+
+
+def refuse_ascent(method: AdaptingMethod, inner_lr: float) -> None:
+    """Refuse a learning rate of adaptation below zero, where zero stands for that of the task.
+
+    Raises:
+        BenchError: it is below.
+    """
+    if inner_lr < 0:
+        raise BenchError(f"{method.name}.inner_lr must not be negative, but is {inner_lr:g}; 0 takes the task's")
 
 
 def together(learners: Sequence[Learner]) -> Any:

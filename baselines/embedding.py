@@ -69,12 +69,12 @@ class EmbeddingLearner(Learner):
 class EmbeddingMethod(TrainedMethod):
     """A method whose learner is an `EmbeddingLearner`."""
 
-    backbone: Backbone = option(
-        "auto", "conv4: 64 channels; conv4-32; resnet12; mlp: 256-64; auto: conv4 for images, else mlp", late=True
-    )
     in_order: ClassVar[bool] = True
     """Whether it trains on sequences step by step, where BatchNorm needs more than one."""
 
+    backbone: Backbone = option(
+        "auto", "conv4: 64 channels; conv4-32; resnet12; mlp: 256-64; auto: conv4 for images, else mlp", late=True
+    )
     batch_norm: Literal["inductive", "transductive"] = option(
         "inductive", "at test: averages of training, or the statistics of support and queries at hand", late=True
     )

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.adaptation import REPORTED, AdaptingMethod, recipe
+from baselines.adaptation import REPORTED, AdaptingMethod, recipe, refuse_ascent
 from baselines.backbones import image_shape
 from baselines.batched import EPSILON, HIDDEN, Backbone
 from baselines.embedding import EmbeddingLearner, EmbeddingMethod, needs_classes
@@ -206,8 +206,7 @@ class LibraryMAML(AdaptingMethod):
     def check(self) -> None:
         """Refuse a recipe that cannot train."""
         super().check()
-        if self.inner_lr < 0:
-            raise BenchError(f"maml-l2l.inner_lr must not be negative, but is {self.inner_lr:g}; 0 takes the task's")
+        refuse_ascent(self, self.inner_lr)
 
     def adaptation(self, task: Task) -> tuple[float, int]:
         """The learning rate of adaptation and its steps in evaluation that 0 means for a task."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from baselines.adaptation import AdaptingLearner, AdaptingMethod, joint, recipe
+from baselines.adaptation import AdaptingLearner, AdaptingMethod, joint, recipe, refuse_ascent
 from baselines.batched import BatchedNet, Weights, answers
 from bench.api import BenchError, Episode, Examples, Learner, Task, method, option
 
@@ -212,8 +212,7 @@ class MAML(AdaptingMethod):
     def check(self) -> None:
         """Refuse a recipe that cannot train."""
         super().check()
-        if self.inner_lr < 0:
-            raise BenchError(f"maml.inner_lr must not be negative, but is {self.inner_lr:g}; 0 takes the task's")
+        refuse_ascent(self, self.inner_lr)
         if self.multi_step and not self.train_steps:
             raise BenchError("maml.multi_step scores queries after each of train_steps, and there are none")
 

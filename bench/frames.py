@@ -58,6 +58,7 @@ def frame(records: Iterable[Any], expected: Iterable[Mapping[str, Any]] = ()) ->
 
 
 UNCOMMITTED = "all records of {} were made by uncommitted code; --dirty takes them too"
+"""What is said of a folder of which `committed` leaves nothing."""
 
 
 def committed(records: Iterable[Mapping[str, Any]], dirty: bool = False) -> list[Mapping[str, Any]]:

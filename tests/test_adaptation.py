@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from baselines.batched import EPSILON
 from baselines.cavia import CAVIA
+from baselines.l2l import LibraryMAML
 from baselines.maml import MAML, importance
 from baselines.reptile import Reptile
 from bench.api import BenchError, Episode, Examples, TrainedMethod, generator
@@ -187,8 +188,9 @@ def test_reptile_s_rate_falls_in_a_line() -> None:
     assert Reptile(lr=1.0).rate(10**6) == 1
     with pytest.raises(BenchError, match="inner_lr must be above 0"):
         Reptile(inner_lr=0.0).check()
-    with pytest.raises(BenchError, match="inner_lr must not be negative"):
-        MAML(inner_lr=-1.0).check()
+    for method in (MAML(inner_lr=-1.0), LibraryMAML(inner_lr=-1.0)):
+        with pytest.raises(BenchError, match=f"{method.name}.inner_lr must not be negative"):
+            method.check()
     with pytest.raises(BenchError, match="there are none"):
         MAML(multi_step=2, train_steps=0).check()
     assert "an online task has none" in str(MAML(multi_step=2).unsuited(GlyphsOnline()))

@@ -444,7 +444,7 @@ def test_plugin_files_that_fail_are_named_and_all_else_works(tmp_path: Path) -> 
 
 
 RAISES = """
-from bench.api import Task, TrainedMethod, method, task
+from bench.api import TrainedMethod, method
 from baselines.protonet import ProtoNet
 
 def raising(name):

@@ -254,6 +254,9 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
                            r"lacks 1 of 6 classes \(train: n02\); n02 is in val: this is another split"),
     "link to nothing": ("folders", lambda f: [(f / "val/n03").rename(f / "gone"), (f / "val/n03").symlink_to("lost")],
                         r"lacks 1 of 6 classes \(val: n03\); get them"),
+    "image that is a link to nothing": (
+        "folders", lambda f: ((f / "val/n03/n03_2.png").unlink(), (f / "val/n03/n03_2.png").symlink_to("lost")),
+        r"n03_2\.png(: No such file or directory| is no whole image \(it is no regular file\)); get it anew"),
     "part": ("folders", without("val"), r"no folder val in .*copy"),
     "image in a folder": ("folders", without("test/n06/n06_4.png"), "copy holds 11 images of class n06 instead of 12"),
     "images in folders": ("folders", lambda f: [without(f"{n}.png")(f) for n in ("train/n02/n02_3", "test/n06/n06_1")],
