@@ -83,7 +83,7 @@ def mixed(found: Iterable[Record], dirty: bool = False) -> list[str]:
         now = [r for r in group if all(r.spec[kind]["version"] == newest[kind, name]
                                        for kind, name in (("method", method), ("task", task)))]  # fmt: skip
         said += [f"seeds of {method} on {task} that are pooled were made with more than one {name}"
-                 for name in sorted(_several(now, _concerned(method, task)))]  # fmt: skip
+                 for name in sorted(_several(now, concerned_plugins(method, task)))]  # fmt: skip
     return said
 
 
@@ -118,7 +118,7 @@ def _used(record: Record, concerned: set[str] | None) -> Iterator[tuple[str, str
             yield record.data["name"], before["data"]
 
 
-def _concerned(method: str, task: str) -> set[str] | None:
+def concerned_plugins(method: str, task: str) -> set[str] | None:
     """The plug-in files that a method and a task come from; None where one of them is not here to tell."""
     if method not in registry.METHODS.entries or task not in registry.TASKS.entries:
         return None
@@ -149,7 +149,7 @@ def _copy(dataset: str) -> dict[str, str]:
 
 def _plugins_of(cell: Cell) -> set[str]:
     """The names of the plug-in files that a cell's method and task come from."""
-    return _concerned(cell.method.name, cell.task.name) or set()
+    return concerned_plugins(cell.method.name, cell.task.name) or set()
 
 
 def _others(record: Record, here: Digests) -> set[str]:

@@ -22,6 +22,7 @@ from rich.table import Table
 from bench import registry
 from bench.config import describe
 from bench.errors import BenchError
+from bench.provenance import concerned_plugins
 from bench.records import Record
 
 WIDE = 140
@@ -267,16 +268,21 @@ def again(record: Record) -> str:
     try:
         text, same = grid.command(record.spec), grid.from_spec(record.spec).id == record.id
     except BenchError as error:
-        options = _plugin_options(record.env.get("plugins", {}))
+        options = _plugin_options(record)
         missing = f"\n  (it was made with{options})" if options else ""
         return f"not possible with this version or without its data: {error}{missing}"
-    text += _plugin_options(record.env.get("plugins", {}))
+    text += _plugin_options(record)
     return text if same else f"{text}\n  (code or data have changed since: this gives another id)"
 
 
-def _plugin_options(recorded: Mapping[str, str]) -> str:
+def _plugin_options(record: Record) -> str:
     """--plugin options for the files that a record was made with. It holds their names and sha256: those that are
-    loaded here are given by their path, and a comment names the others."""
+    loaded here are given by their path, and a comment names the others. Where its method and its task are here, from
+    files of these names or from none, the files that hold neither are left out."""
+    recorded = record.env.get("plugins", {})
+    concerned = concerned_plugins(record.spec["method"]["name"], record.spec["task"]["name"])
+    if concerned is not None and concerned <= recorded.keys():
+        recorded = {name: digest for name, digest in recorded.items() if name in concerned}
     here = {name: path for path, name in registry.plugin_names().items() if path.is_file()}
     options = "".join(f" --plugin {shlex.quote(str(here.get(name, name)))}" for name in recorded)
     same = {n for n, p in here.items() if hashlib.sha256(p.read_bytes()).hexdigest() == recorded.get(n)}
