@@ -60,7 +60,8 @@ class FinetuneLearner(PretrainedLearner):
     def compare(self, shown: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
         """Logits of a layer that has seen the support, a few images at a time, in its order, `epochs` times round.
 
-        It starts from weights drawn once, the same for every episode; zeros where nothing is shown.
+        It starts from weights drawn once, the same for every episode, and a linear layer's bias from zero, where the
+        authors draw both for each episode. Zeros where nothing is shown.
         """
         n = shown.shape[1]
         if not n:

@@ -99,6 +99,8 @@ SHAPE: Any = {
 """What is in a file, see `config.misfit`. Readers rely on it and check no types of their own."""
 LARGEST = 10**18
 """Seeds, steps and versions stay below it, so that arrays can hold them."""
+ENDLESS = 1e150
+"""Scores of this size are no better than infinite: statistics could not take their squares."""
 
 
 @dataclass(frozen=True)
@@ -310,6 +312,10 @@ def _contradiction(content: dict[str, Any]) -> str:
         if scores["mean"] is None and name not in content["result"].get("diverged", ()):
             return f"result.evaluations[{reprlib.repr(name)}] has no mean and is not said to have diverged"
         episodes, mean = scores["per_episode"], scores["mean"]
+        for part in (scores, *(scores["by_step"] or {}).values(), scores.get("nll", {})):
+            kept = [*part.get("per_episode", ()), part.get("mean") or 0]
+            if not -ENDLESS < min(kept) <= max(kept) < ENDLESS:
+                return f"result.evaluations[{reprlib.repr(name)}] has a score of {ENDLESS:g} or more"
         if episodes and mean is not None and not math.isclose(mean, fmean(episodes), rel_tol=1e-6, abs_tol=1e-6):
             return f"result.evaluations[{reprlib.repr(name)}] has a mean that its episodes do not have"
         if content["result"]["metric"] in ("accuracy", "error") and mean is not None and not 0 <= mean <= 1:

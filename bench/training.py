@@ -131,7 +131,7 @@ class Asked(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """Its loss, what it cost, and of how many cells the step was taken side by side.
+    """Its loss, what it cost, of how many cells the step was taken side by side, and whether to keep a checkpoint.
 
     The learner's parameters have their gradients, unless the loss is not finite.
     """
@@ -140,6 +140,7 @@ class Answered(NamedTuple):
     seconds: float
     cpu_seconds: float
     together: int
+    keep: bool = False
 
 
 Running = Generator[Asked, Answered, records.Record]
@@ -160,7 +161,9 @@ def run_stack(cells: Sequence[Cell], context: Context) -> list[records.Record]:
     """Run cells that differ in their seed alone, side by side: each step takes the gradients of all in one pass.
 
     Each keeps its own parameters, optimiser, episodes, checkpoints and record, which says how many ran with it. Raises
-    as `run_cell`; what is recorded by then stays, and what was trained is in checkpoints.
+    as `run_cell`; what is recorded by then stays, and what was trained is in checkpoints: of one step for all, so that
+    the same stack finds the same to the bit when it goes on. Killed just while they are written, it finds the same but
+    for rounding, which depends on how many take a step together.
     """
     torch.set_num_threads(context.threads)
     if context.device == "cuda":
@@ -170,16 +173,25 @@ def run_stack(cells: Sequence[Cell], context: Context) -> list[records.Record]:
     with torch.random.fork_rng(devices=[]):
         running = {i: _run(cell, context) for i, cell in enumerate(cells)}
         answers: dict[int, Any] = dict.fromkeys(running)  # the first is None: it starts the cell
+        kept_at = time.monotonic()
         try:
             while running:
-                asked = {}
+                asked, interrupted = {}, False
                 for i, run in list(running.items()):
                     try:
                         asked[i] = run.send(answers[i])
                     except StopIteration as end:
                         done[i] = end.value
                         del running[i]
-                answers = dict(zip(asked, _gradients(list(asked.values())), strict=True)) if asked else {}
+                    except Interrupted:  # the others take the same step before they stop
+                        interrupted = True
+                        del running[i]
+                if interrupted:
+                    raise Interrupted
+                if keep := time.monotonic() - kept_at > context.checkpoint_s:
+                    kept_at = time.monotonic()
+                answered = _gradients(list(asked.values())) if asked else []
+                answers = {i: each._replace(keep=keep) for i, each in zip(asked, answered, strict=True)}
         except BaseException:
             for run in running.values():  # they save what they have; nothing, the one that raised
                 with contextlib.suppress(Interrupted):
@@ -327,9 +339,9 @@ def evaluate(
     return _scores(scores) | {
         "by_instance": _by_instance(task, hits.tolist(), shown.tolist()) if shown.any() else None,
         # Too many steps may diverge where the answer itself does not: such a step has no score.
-        "by_step": {k: _scores(v) for k, v in steps.items() if all(map(math.isfinite, v))} or None,
+        "by_step": {k: _scores(v) for k, v in steps.items() if _finite(v)} or None,
         # Minus the log-likelihood of the values, in nats a value.
-        **({"nll": _scores(surprise)} if surprise and all(map(math.isfinite, surprise)) else {}),
+        **({"nll": _scores(surprise)} if surprise and _finite(surprise) else {}),
     }
 
 
@@ -369,7 +381,6 @@ def _train(
     # Without validation the curve still gets twenty points of training loss.
     points = validations or set(replace(budget, validations=20).validation_steps())
     setting = canonical(task.setting())
-    saved_at = time.monotonic()
     while True:
         if training.step in points and (not training.curve or training.curve[-1]["step"] < training.step):
             _add_point(cell, training, validator if validations else None, context)
@@ -408,9 +419,8 @@ def _train(
         training.train_s += seconds + answered.seconds + time.monotonic() - began
         training.train_cpu_s += cpu_seconds + answered.cpu_seconds + time.process_time() - cpu_began
         context.report(Progress(cell.id, "training", training.step, budget.steps, value))
-        if time.monotonic() - saved_at > context.checkpoint_s:
+        if answered.keep:
             checkpoints.save_step(context.results, cell.id, training.step, training.state())
-            saved_at = time.monotonic()
     if budget.select == "last" or not training.best:
         training.best_step, training.best = budget.steps, copy.deepcopy(learner.state_dict())
     return True
@@ -427,7 +437,7 @@ def _add_point(cell: Cell, training: Training, validator: Learner | None, contex
     if validator is not None:
         validator.load_state_dict(training.learner.state_dict())
         scores = evaluate(validator, cell.task, "val", cell.budget.val_episodes, cell.seed, context)
-        point["val"] = scores["mean"] if math.isfinite(scores["mean"]) else None
+        point["val"] = scores["mean"] if _finite([scores["mean"]]) else None
         point["val_by_instance"] = scores["by_instance"]["mean"] if scores["by_instance"] else None
         sign = 1 if cell.task.higher_is_better else -1
         best = training.best_score
@@ -455,7 +465,7 @@ def _test(
         if training.best:
             learner.load_state_dict(training.best)
         scores = evaluate(learner, task, "test", cell.budget.test_episodes, cell.seed, context, whole=True)
-        finite = all(math.isfinite(s) for s in scores["per_episode"])
+        finite = _finite(scores["per_episode"])
         if not finite and not name:
             break
         if finite or scores["by_step"]:
@@ -524,6 +534,10 @@ def _by_instance(task: Task, hits: list[float], shown: list[int]) -> dict[str, A
 
 def _scores(values: list[float]) -> dict[str, Any]:
     return {"mean": _short(sum(values) / len(values)), "per_episode": [_short(v) for v in values]}
+
+
+def _finite(scores: Sequence[float]) -> bool:
+    return all(abs(score) < records.ENDLESS for score in scores)  # NaN is not
 
 
 def _short(value: float) -> float:

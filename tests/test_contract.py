@@ -21,6 +21,8 @@ SMALL: dict[str, Any] = {
     "steps": 3, "eval_steps": 2, "longest": 16, "batch": 2,
 }  # fmt: skip
 """Fields of a task that make it small, and its episodes of one length; fields of a method that make it quick."""
+LARGE = {"resnet12"}
+"""Choices that take seconds a step: `make test-long` holds all methods to them, `make test` one."""
 OTHERWISE: dict[str, Any] = {"labels": "string", "flat": False, "shot": 2, "query": 1}
 """Where a task has one of these fields, a second small task that differs in them: its test ids end in a star."""
 
@@ -97,7 +99,15 @@ def alternatives(cls: type) -> list[Method]:
             continue
         values = (False, True) if kind is bool else typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
         found += [(name, value) for value in values if value != getattr(cls(), name)]
-    return [pytest.param(small(cls, **{name: value}), id=f"{cls.name}-{name}={value}") for name, value in found]  # type: ignore[attr-defined]
+    config: Any = cls
+    return [
+        pytest.param(
+            small(cls, **{name: value}),
+            id=f"{config.name}-{name}={value}",
+            marks=[pytest.mark.long] if value in LARGE and config.name != "protonet" else [],
+        )
+        for name, value in found
+    ]
 
 
 @pytest.mark.parametrize("method", [a for cls in HERE for a in alternatives(cls)])

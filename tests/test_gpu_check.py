@@ -25,6 +25,7 @@ def script(*arguments, **environment):
 
 
 @needs_triton
+@pytest.mark.long
 def test_a_rehearsal_passes_without_what_a_bare_machine_lacks():
     code = (
         "import runpy, sys; sys.modules.update(dict.fromkeys(['pooch', 'tabulate', 'numba', 'hypothesis']));"

@@ -24,6 +24,8 @@ NAMES = ("README.md", "mann/README.md", "CONTRIBUTING.md", "docs/learn2learn.md"
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
 LONG = 1000
 """A run of so many steps, or of a suite, is planned only: with --dry-run."""
+LEFT_OUT = ("gp-regression", "lake", "paired-associates", "sinusoid")
+"""Tasks whose records no page names: `make tables-check` takes all there are."""
 NEEDS = {"import": ("export",), "diff": ("export", "import")}
 """Commands that take what others leave behind."""
 
@@ -60,9 +62,11 @@ BENCH = commands("bench")
 
 
 class Folder(NamedTuple):
-    """A working folder with the committed results and the pages' example files in it."""
+    """A working folder with committed results and the pages' example files in it."""
 
     path: Path
+    called: set[str]
+    """Commands of the pages that have run here."""
 
     def call(self, *command: str) -> str:
         """Run a command there with this environment's programs first; its stdout."""
@@ -79,10 +83,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     if shutil.which("bench", path=str(Path(sys.executable).parent)) is None:
         pytest.skip("mannbench is not installed here")
     path = tmp_path_factory.mktemp("reader")
-    shutil.copytree(ROOT / "results", path / "results", ignore=shutil.ignore_patterns(".bench"))
+    shutil.copytree(ROOT / "results", path / "results", ignore=shutil.ignore_patterns(".bench", *LEFT_OUT))
     for name, block in FILES.items():
         (path / name).write_text(block.text)
-    return Folder(path)
+    return Folder(path, set())
 
 
 def planned(command: str) -> list[str]:
@@ -109,9 +113,11 @@ def test_command_runs_as_printed(command: str, folder: Folder, request: pytest.F
     if "omniglot" in command:
         request.getfixturevalue("monkeypatch").setenv("BENCH_DATA", str(request.getfixturevalue("omniglot_root")))
     words = planned(command)
-    for earlier in (c for c in BENCH if c.split()[1] in NEEDS.get(words[1], ())):
+    for earlier in (c for c in BENCH if c.split()[1] in NEEDS.get(words[1], ()) and c not in folder.called):
         folder.call(*shlex.split(earlier))
+        folder.called.add(earlier)
     said = folder.call(*words)
+    folder.called.add(command)
     if "--plugin" in words:
         assert ("cells, 0 recorded" if "--dry-run" in words else "recorded now") in said
         assert "failed" not in said

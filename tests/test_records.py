@@ -210,6 +210,8 @@ BAD = {
     "text step": (_with(result=record().result | {"selected_step": "3"}), "result.selected_step is '3'"),
     "another mean": (_evaluated(mean=0.9), "a mean that its episodes do not have"),
     "more than all": (_evaluated(mean=1.5, per_episode=[]), "a mean that is no fraction"),
+    "huge scores": (_evaluated(mean=1e308, per_episode=[1e308, 1e308]), "has a score of 1e+150 or more"),
+    "a huge step": (_evaluated(by_step={"1": {"mean": 1, "per_episode": [-1e200]}}), "has a score of 1e+150 or more"),
     "short counts": (_evaluated(by_instance={"mean": [0.5], "n": []}), "other counts than means"),
     "named steps": (_evaluated(by_step={"x": {"mean": 1, "per_episode": [1]}}), "a step that is no number"),
     "half a character": (_with(env={"device": "\ud800"}), "surrogates not allowed"),

@@ -148,6 +148,37 @@ def test_interrupted_stacks_resume_together_or_alone(stop: int) -> None:
             close(found[other.id], other)
 
 
+@pytest.mark.parametrize("stop", [1, 2, 5, 9, 10, 14, 31])
+def test_an_interrupted_stack_that_goes_on_as_one_finds_the_same_to_the_bit(stop: int) -> None:
+    """Rounding depends on how many take a step together: no seed may be a step ahead of the others."""
+    made = cells(method=R2D2(batch=4), steps=8, validations=2)
+    with store() as apart, store() as context:
+        whole = run_stack(made, apart)
+        with pytest.raises(Interrupted):
+            run_stack(made, replace(context, stopping=StopAt(stop)))
+        left = [cell for cell in made if not records.path_of(context.results, cell.spec).exists()]
+        begun = [checkpoints.latest(context.results, cell.id) for cell in left]
+        assert len({saved["step"] if saved else 0 for saved in begun}) == 1
+        run_stack(left, context)
+        found = {record.id: record.result for record in records.load(context.results).records}
+        assert found == {record.id: record.result for record in whole}
+
+
+def test_the_seeds_of_a_stack_keep_checkpoints_of_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: dict[int, list[str]] = {}
+    save = checkpoints.save_step
+
+    def note(results: Path, id: str, step: int, state: dict[str, Any]) -> None:
+        kept.setdefault(step, []).append(id)
+        save(results, id, step, state)
+
+    monkeypatch.setattr(checkpoints, "save_step", note)
+    with store(checkpoint_s=0.02) as context:
+        run_stack(cells(steps=40, validations=1), context)
+    assert kept
+    assert all(len(ids) == 3 for ids in kept.values())
+
+
 def test_cells_at_different_steps_go_on_side_by_side() -> None:
     with store() as context, store() as apart:
         with pytest.raises(Interrupted):

@@ -498,13 +498,16 @@ def test_a_learning_rate_that_is_too_high_diverges_and_does_not_fail() -> None:
     assert record.outcome == "diverged"
 
 
-def test_answers_that_are_not_finite_make_a_diverged_record() -> None:
-    @named("toy-nan")
+@pytest.mark.parametrize("value", [math.nan, -math.inf, 1e200])
+def test_scores_that_are_not_finite_or_as_good_as_infinite_make_a_diverged_record(value: float) -> None:
+    @named(f"toy-{value}")
     class Scored(Toy):
-        """Its score is the prediction itself."""
+        """Its score is one number."""
+
+        metric = "score"
 
         def score(self, prediction: Tensor, y: Tensor) -> Tensor:
-            return prediction.flatten(1).sum(1) * math.nan
+            return torch.full((len(prediction),), value, dtype=torch.float64)
 
     with store() as context:
         record = run_cell(cell_of(ToyNearest(), Scored(), steps=0), context)
