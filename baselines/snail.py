@@ -28,10 +28,12 @@ class TemporalConvolution(nn.Module):
         self.size = size + len(self.reach) * filters
 
     def forward(self, x: Tensor) -> Tensor:
-        """Before the first step were zeros."""
+        """Before the first step were zeros: as many as there are steps are enough for those that reach further back."""
         h = x.mT
-        for reach, convolution in zip(self.reach, self.blocks, strict=True):
-            value, gate = convolution(F.pad(h, (reach, 0))).chunk(2, 1)
+        for reach, block in zip(self.reach, self.blocks, strict=True):
+            back = min(reach, h.shape[2])
+            weight, bias = block.get_parameter("weight"), block.get_parameter("bias")
+            value, gate = F.conv1d(F.pad(h, (back, 0)), weight, bias, dilation=back).chunk(2, 1)
             h = torch.cat((h, value.tanh() * gate.sigmoid()), 1)
         return h.mT
 

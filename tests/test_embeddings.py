@@ -298,6 +298,23 @@ def test_convolutions_look_back_as_far_as_they_say() -> None:
     assert seen == list(range(8, 16))
 
 
+def test_convolutions_that_reach_before_the_first_step_find_zeros_and_cost_no_memory() -> None:
+    torch.manual_seed(0)
+    block = TemporalConvolution(3, 10**9, 2).double()
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    h = x.mT
+    for k, convolution in enumerate(block.blocks):
+        now, before = h, torch.zeros_like(h) if k > 2 else F.pad(h, (2**k, 0))[..., :5]
+        taps = convolution.weight.unbind(2)
+        value, gate = (
+            sum(w @ part for w, part in zip(taps, (before, now), strict=True))
+            .add(convolution.bias[:, None])
+            .chunk(2, 1)
+        )
+        h = torch.cat((h, value.tanh() * gate.sigmoid()), 1)
+    torch.testing.assert_close(block(x), h.mT)
+
+
 def test_snail_sees_a_label_beside_its_image() -> None:
     """In an episode: the same images with other labels are another support."""
     learner, episode = learner_of(SNAIL()), drawn()
