@@ -35,3 +35,8 @@ def omniglot_root() -> Path:
 @pytest.fixture(autouse=True, scope="session")
 def _registered() -> None:
     registry.load()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes starts first: at the end one of the processes would wait for the other."""
+    items.sort(key=lambda item: item.name.startswith("test_in_the_interpreter"), reverse=True)

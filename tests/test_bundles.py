@@ -534,15 +534,20 @@ def test_what_is_no_archive_is_refused(
     refused(take(capsys, tmp_path, tmp_path / "mine"), "there is no file")
 
 
+@pytest.fixture(scope="module")
+def sent(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    """A store and its bundle."""
+    lab = store(tmp_path_factory.mktemp("sender") / "lab", cell(0), cell(1))
+    return lab, bundles.zipped(bundles.members(bundles.chosen([], lab, False), [], lab, False))
+
+
 @settings(max_examples=60)
 @given(data=st.data())
 def test_a_flipped_or_lost_byte_never_gives_a_record_that_was_not_sent(
-    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+    data: st.DataObject, sent: tuple[Path, bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Anything at all may happen to a bundle on its way: it is taken whole or refused, never a trace."""
-    folder = tmp_path_factory.mktemp("damage")
-    lab = store(folder / "lab", cell(0), cell(1))
-    content = bytearray(bundles.zipped(bundles.members(bundles.chosen([], lab, False), [], lab, False)))
+    folder, lab, content = tmp_path_factory.mktemp("damage"), sent[0], bytearray(sent[1])
     at = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
         content[at] ^= data.draw(st.integers(1, 255))

@@ -489,6 +489,7 @@ def test_a_profile_ends_with_a_table_files_and_pictures(capsys: Capture) -> None
     assert {r["n"] >= 3 for r in p["rows"]} == {True}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("tiny")
 def test_quick_takes_every_op_at_two_sizes_and_compiles_nothing(capsys: Capture) -> None:
     said = run(capsys, "--quick", "--json", "--no-picture")

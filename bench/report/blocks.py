@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 
 from bench import grid, origins, refresh, tables
-from bench.config import digest
 from bench.errors import BenchError
 from bench.frames import committed, current, frame
 from bench.records import Record
@@ -76,7 +75,7 @@ def gather(names: Sequence[str], found: Sequence[Record], results: Path, dirty: 
     made: list[Suite] = []
     known: set[str] = set()
     for name in dict.fromkeys(names or grid.suites()):
-        specs = {digest(cell.spec): cell.spec for cell in grid.plan(name, offline=True).cells}
+        specs = {cell.id: cell.spec for cell in grid.plan(name, offline=True).cells}
         known |= specs.keys()
         mine = [r for r in plain if r["id"] in specs]
         if not mine:
