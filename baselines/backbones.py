@@ -212,7 +212,8 @@ def unsuited_image(x_shape: tuple[int, ...]) -> str | None:
     """Why a backbone that halves an image four times cannot read one of a shape; None where it can."""
     image = image_shape(x_shape)
     if image and min(image[1:]) < 16:
-        return f"the backbone halves an image four times and this one is {image[1]} × {image[2]}; 16 × 16 at least"
+        size = f"{image[1]} × {image[2]}"
+        return f"the backbone halves an image four times and this one is {size}; 16 × 16 at least, or use backbone=mlp"
     return None
 
 

@@ -172,9 +172,16 @@ class Task:
         raise NotImplementedError(f"{type(self).__name__} has no pool")
 
     def episodes(self, split: Split, count: int, seed: int) -> Iterator[Episode]:
-        """Evaluation episodes in chunks: fresh for each seed, the same for every method and training setting."""
+        """Evaluation episodes in chunks: fresh for each seed, the same for every method and training setting.
+
+        Raises:
+            BenchError: `sample` gives more or fewer than it is asked for.
+        """
         for size, rng in self.lots(split, count, seed):
-            yield self.sample(split, size, rng)
+            drawn = self.sample(split, size, rng)
+            if isinstance(drawn, Episode) and len(drawn.query.x) != size:
+                raise BenchError(f"{self.name}.sample was asked for {size} episodes and gives {len(drawn.query.x)}")
+            yield drawn
 
     def lots(self, split: Split, count: int, seed: int) -> Iterator[tuple[int, Generator]]:
         """Of each chunk of evaluation episodes the size, and what it is drawn from."""

@@ -38,7 +38,7 @@ SHAPE: Any = {
         "method": {"name": TEXT, "version": WHOLE, "fields": FIELDS},
         "task": {"name": TEXT, "version": WHOLE, "fields": FIELDS, "data": TEXT + NONE},
         "seed": WHOLE,
-        "budget": {"steps": WHOLE, "validations": WHOLE + MISSING, ...: PLAIN},
+        "budget": {"steps": WHOLE, "validations": WHOLE + MISSING, "test_episodes": WHOLE + MISSING, ...: PLAIN},
     },
     "outcome": TEXT,
     "result": {
@@ -308,10 +308,16 @@ def _contradiction(content: dict[str, Any]) -> str:
         return f"outcome is {reprlib.repr(outcome)}"
     if outcome == "ok" and evaluations.get("", {"mean": None})["mean"] is None:
         return "result.evaluations has none in the task's own setting"
+    if outcome == "diverged" and evaluations:
+        return "outcome is 'diverged' and result.evaluations has scores"
+    if evaluations and not evaluations[""]["setting"].items() <= spec["task"]["fields"].items():
+        return "result.evaluations[''] has another setting than its spec"
     for name, scores in evaluations.items():
         if scores["mean"] is None and name not in content["result"].get("diverged", ()):
             return f"result.evaluations[{reprlib.repr(name)}] has no mean and is not said to have diverged"
         episodes, mean = scores["per_episode"], scores["mean"]
+        if len(episodes) > spec["budget"].get("test_episodes", LARGEST):
+            return f"result.evaluations[{reprlib.repr(name)}] has more episodes than its budget"
         for part in (scores, *(scores["by_step"] or {}).values(), scores.get("nll", {})):
             kept = [*part.get("per_episode", ()), part.get("mean") or 0]
             if not -ENDLESS < min(kept) <= max(kept) < ENDLESS:

@@ -21,7 +21,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
@@ -72,6 +72,8 @@ VARIANTS = Registry("variant")
 REGISTRIES = (METHODS, TASKS, OPS, VARIANTS)
 failures: dict[str, str] = {}
 """Plug-ins that could not be imported: origin -> what went wrong."""
+RESERVED = frozenset({"name", "source", "version"})
+"""What records know an entry by, which no field may hide."""
 imported: dict[Path, str] = {}
 """sha256 of each plug-in file as this process imported it."""
 _origin = ""
@@ -131,7 +133,15 @@ def variant(
 
 def _decorator(registry: Registry, name: str, source: str) -> Callable[[type[Any]], type[Any]]:
     def register(cls: type[Any]) -> type[Any]:
+        base = getattr(importlib.import_module("bench.api"), registry.kind.capitalize())
+        if not (isinstance(cls, type) and issubclass(cls, base)):
+            raise BenchError(f"{name} is registered as a {registry.kind} and does not derive from {base.__name__}")
         cls = dataclass(frozen=True, kw_only=True)(cls)
+        for each in fields(cls):
+            if each.default is MISSING and each.default_factory is MISSING:
+                raise BenchError(f"the field {each.name} of {name} has no default; give it one, by option(...)")
+            if each.name in RESERVED:
+                raise BenchError(f"{name} has a field called {each.name}, which is what it is registered by; rename it")
         cls.name = name
         cls.source = source
         registry.add(name, cls)

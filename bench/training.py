@@ -513,7 +513,10 @@ def _testers(cell: Cell, learner: Learner, device: str) -> dict[str, tuple[Task,
 def _graded(task: Task, prediction: Tensor, episode: Episode) -> list[float]:
     """Scores of a batch, NaN where a prediction is: argmax would make a class of it."""
     broken = prediction.isnan().flatten(1).any(1)
-    return task.score(prediction, episode.query.y).double().masked_fill(broken, math.nan).tolist()
+    scores = _kind(task.score(prediction, episode.query.y), Tensor, f"{task.name}.score")
+    if scores.shape != broken.shape:
+        raise BenchError(f"{task.name}.score must give one score an episode, {[*broken.shape]}, not {[*scores.shape]}")
+    return scores.double().masked_fill(broken, math.nan).tolist()
 
 
 def _count_instances(task: Task, prediction: Tensor, episode: Episode, hits: Tensor, shown: Tensor) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bench import registry
 from bench.config import describe
@@ -30,10 +31,18 @@ WIDE = 140
 FEW = 5
 """At most so many files that could not be used are named."""
 BARS = "▁▂▃▄▅▆▇█"
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Pipe(Console):
-    """A console that lets its caller say what a closed pipe means; rich itself would end with the code 1."""
+    """A console that lets its caller say what a closed pipe means; rich itself would end with the code 1.
+
+    What commands a terminal is shown as a sequence of characters: records may come from anywhere.
+    """
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As rich does."""
+        return super().render_str(CONTROL.sub(lambda found: ascii(found[0])[1:-1], text), **options)
 
     def on_broken_pipe(self) -> None:
         """Pass on what was caught."""

@@ -277,6 +277,17 @@ def test_show_names_the_plugins_of_a_record(
                               f"{digest[:12]}…: the record does not say where that is")  # fmt: skip
 
 
+def test_show_passes_no_command_on_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    cell = bench(capsys, *NET, "--json").json["cells"][0]
+    path = Path(cell["record"])
+    content = json.loads(path.read_text())
+    content["env"]["device"] = content["result"]["metric"] = "red\x1b[31m\x9b31m"
+    path.write_text(json.dumps(content))
+    said = bench(capsys, "show", cell["id"], "--results", "out").out
+    assert said.count(r"red\x1b[31m\x9b31m") >= 2
+    assert not {"\x1b", "\x9b"} & {*said}
+
+
 def test_show_of_a_method_that_is_gone(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     cell = bench(capsys, *NET, "--json").json["cells"][0]
     monkeypatch.delitem(registry.METHODS.entries, "plug-net")

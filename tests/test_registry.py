@@ -99,6 +99,34 @@ def test_registering_makes_a_frozen_dataclass_of_keywords(monkeypatch: pytest.Mo
         One(4)  # type: ignore[misc]
 
 
+def test_what_cannot_be_an_entry_is_refused_when_it_is_registered() -> None:
+    class Bare(Method):
+        """Has a field without a default."""
+
+        width: int
+
+    class Hiding(Method):
+        """Would be recorded as a prototypical network."""
+
+        name: str = "protonet"
+
+    class Alone:
+        """Is no method."""
+
+    wrong = {
+        "has no default; give it one": Bare,
+        "has a field called name, which is what it is registered by": Hiding,
+        "is registered as a method and does not derive from Method": Alone,
+    }
+    for said, cls in wrong.items():
+        with pytest.raises(BenchError, match=said):
+            registry.method("refused")(cls)  # type: ignore[type-var]
+    with pytest.raises(BenchError, match="does not derive from Task"):
+        registry.task("refused")(ToyNet)  # type: ignore[type-var]
+    assert "refused" not in registry.METHODS.entries
+    assert "refused" not in registry.TASKS.entries
+
+
 def test_everything_registered_says_where_it_comes_from_and_what_it_is() -> None:
     for reg in (registry.METHODS, registry.TASKS, registry.OPS):
         for name, cls in reg.entries.items():

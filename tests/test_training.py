@@ -29,7 +29,19 @@ from baselines.maml import MAML
 from baselines.protonet import ProtoNet
 from baselines.simpleshot import SimpleShot
 from bench import checkpoints, environment, executor, grid, records, registry, training, views
-from bench.api import BenchError, Episode, Examples, Learner, Method, Task, TrainedMethod, Unsuited, option
+from bench.api import (
+    BenchError,
+    Episode,
+    Examples,
+    Generator,
+    Learner,
+    Method,
+    Split,
+    Task,
+    TrainedMethod,
+    Unsuited,
+    option,
+)
 from bench.grid import Budget, Cell
 from bench.tasks.glyphs import Glyphs
 from bench.training import Context, Interrupted, Progress, device_of, run_cell
@@ -513,6 +525,29 @@ def test_scores_that_are_not_finite_or_as_good_as_infinite_make_a_diverged_recor
         record = run_cell(cell_of(ToyNearest(), Scored(), steps=0), context)
         assert record.outcome == "diverged"
         assert records.read(records.path_of(context.results, record.spec)) == record
+
+
+def test_scores_and_episodes_of_other_numbers_than_asked_for_are_refused() -> None:
+    @named("toy-mean")
+    class Meant(Toy):
+        """Its score is the mean over episodes."""
+
+        def score(self, prediction: Tensor, y: Tensor) -> Tensor:
+            return super().score(prediction, y).mean()
+
+    @named("toy-more")
+    class More(Toy):
+        """Draws one episode more than it is asked for."""
+
+        def sample(self, split: Split, batch: int, rng: Generator) -> Episode:
+            return super().sample(split, batch + 1, rng)
+
+    with store() as context:
+        with pytest.raises(BenchError, match=r"toy-mean.score must give one score an episode, \[\d+\], not \[\]"):
+            run_cell(cell_of(ToyNearest(), Meant(), steps=0), context)
+        with pytest.raises(BenchError, match=r"toy-more.sample was asked for \d+ episodes and gives"):
+            run_cell(cell_of(ToyNearest(), More(), steps=0), context)
+        assert records.load(context.results).records == []
 
 
 # What does not fit
