@@ -128,7 +128,7 @@ def test_other_budgets_are_called_that(tmp_path: Path, capsys: Capture) -> None:
     for seed in range(3):
         for name, steps, episodes in (("protonet", 40, 20), ("maml", 3000, 600), ("r2d2", 3000, 600)):
             cell = spec(name, "omniglot", seed, fields={})
-            cell["budget"]["steps"] = steps
+            cell["budget"] |= {"steps": steps, "test_episodes": episodes}
             made.append(record(cell, evaluation(cell, [0.5] * episodes)))
     folder = store(tmp_path, made)
     text = screen(capsys, "protonet", "maml", "--results", folder)
