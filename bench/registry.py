@@ -132,6 +132,13 @@ def variant(
 
 
 def _decorator(registry: Registry, name: str, source: str) -> Callable[[type[Any]], type[Any]]:
+    """What registers a class.
+
+    Raises:
+        BenchError: it is no class of that kind, a field has no default or hides what records know it by, or the name
+            cannot be taken, see `Registry.add`.
+    """
+
     def register(cls: type[Any]) -> type[Any]:
         base = getattr(importlib.import_module("bench.api"), registry.kind.capitalize())
         if not (isinstance(cls, type) and issubclass(cls, base)):
