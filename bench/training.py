@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bench import checkpoints, data, environment, records
-from bench.api import Backend, Episode, Learner, Split, Task, TrainedMethod, answer, check_shapes
+from bench.api import Backend, Episode, Examples, Learner, Split, Task, TrainedMethod, answer, check_shapes
 from bench.config import canonical
 from bench.errors import BenchError, Unsuited
 from bench.grid import Cell
@@ -308,6 +308,28 @@ def _kind(made: Any, kind: type[T], maker: str) -> T:
     return made
 
 
+def _drawn(made: Any, task: Task, maker: str) -> Episode:
+    """What a task or a method drew, if a learner can read it: torch's own words would not say who is to blame.
+
+    Raises:
+        BenchError: no episode, or one whose parts have not the shapes and types of `bench.api.Examples`.
+    """
+    episode = _kind(made, Episode, maker)
+    for part, examples in zip(episode._fields, episode, strict=True):
+        x, y = _kind(examples, Examples, f"the {part} of {maker}")
+        for name, values, types in (("x", x, (torch.float32,)), ("y", y, (torch.int64, torch.float32))):
+            if not isinstance(values, Tensor) or values.dtype not in types:
+                found = f"a {type(values).__name__} of {getattr(values, 'dtype', 'no type')}"
+                wanted = " or ".join(str(t).removeprefix("torch.") for t in types)
+                raise BenchError(f"{maker} must give a tensor of {wanted} as {name} of the {part}, not {found}")
+        if x.shape[:1] + x.shape[2:] != episode.query.x.shape[:1] + tuple(task.x_shape) or y.shape[:2] != x.shape[:2]:
+            raise BenchError(
+                f"{maker} must give as {part} x [batch, n, {', '.join(map(str, task.x_shape))}] and y [batch, n, …], "
+                f"not {[*x.shape]} and {[*y.shape]}"
+            )
+    return episode
+
+
 def evaluate(
     learner: Learner, task: Task, split: Split, count: int, seed: int, context: Context, whole: bool = False
 ) -> dict[str, Any]:
@@ -319,7 +341,7 @@ def evaluate(
     surprise: list[float] = []
     with torch.no_grad():
         for each in task.episodes(split, count, seed):
-            drawn = _kind(each, Episode, f"{task.name}.sample")
+            drawn = _drawn(each, task, f"{task.name}.sample")
             if context.stopping():
                 raise Interrupted
             if not all(x.isfinite().all() for x in (drawn.support.x, drawn.query.x)):
@@ -391,7 +413,7 @@ def _train(
         began, cpu_began, step = time.monotonic(), time.process_time(), training.step
         rng = generator("train", task.name, task.version, setting, cell.seed, step)
         now = cell.task.curriculum(step)
-        episode = _kind(method.draw(now, rng), Episode, f"{method.name}.draw of {now.name}").to(context.device)
+        episode = _drawn(method.draw(now, rng), now, f"{method.name}.draw of {now.name}").to(context.device)
         learner.train()
         optimiser.zero_grad()
         seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu_began

@@ -55,6 +55,13 @@ class SteppingMethod(Method):
         return Stepping(task, self.broken)
 
 
+def query(**parts: Any) -> Any:
+    """Changes parts of an episode's query, each by a function."""
+    return lambda made: made._replace(
+        query=made.query._replace(**{k: f(getattr(made.query, k)) for k, f in parts.items()})
+    )
+
+
 def endless(made: Episode) -> Episode:
     return Episode(made.support, made.query._replace(x=made.query.x / 0))
 
@@ -64,6 +71,22 @@ def endless(made: Episode) -> Episode:
     [
         (SteppingMethod, "build", lambda made: None, "stepping.build must give Learner, not NoneType"),
         (Toy, "sample", tuple, "toy.sample must give Episode, not tuple"),
+        (
+            Toy,
+            "sample",
+            lambda made: Episode(tuple(made.support), made.query),
+            "support of toy.sample must give Examples",
+        ),
+        (
+            Toy,
+            "sample",
+            query(x=Tensor.numpy),
+            "toy.sample must give a tensor of float32 as x of the query, not a ndarray",
+        ),
+        (Toy, "sample", query(x=Tensor.double), "float32 as x of the query, not a Tensor of torch.float64"),
+        (Toy, "sample", query(y=Tensor.int), "of int64 or float32 as y of the query, not a Tensor of torch.int32"),
+        (Toy, "sample", query(x=lambda x: x.unsqueeze(2)), r"toy.sample must give as query x \[batch, n, 4\] and y"),
+        (Toy, "sample", query(y=lambda y: y[:, :1]), r"x \[batch, n, 4\] and y \[batch, n, …\], not .* and \[\d+, 1\]"),
         (Toy, "sample", endless, "toy draws episodes whose inputs are not finite"),
     ],
 )
