@@ -28,7 +28,7 @@ run: $(VENV)/.run ## install, run the suite `smoke` into out/, end with a table,
 	@$(BIN)/bench run $(SUITE) --results "$(RESULTS)" --workers $(WORKERS)
 	@echo "(bench is $(BIN)/bench here; put it on your path: source $(BIN)/activate)"
 
-test: $(VENV)/.dev ## install and run every test (fifteen to thirty minutes on two cores)
+test: $(VENV)/.dev ## install and run the tests (fifteen to thirty minutes on two cores)
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 test-long: $(VENV)/.dev ## the tests marked long: minutes to hours

@@ -19,7 +19,7 @@ from bench.config import canonical
 from bench.frames import PERCENT
 from bench.intervals import t_half_width
 
-ABLATIONS = {"none": "as it is", "zero": "reads are zero", "frozen": "never written", "other": "another episode's"}
+ABLATIONS = {"none": "as it is", "zero": "reads are zero", "frozen": "nothing kept", "other": "another episode's"}
 CONTROLS = ("lstm", "full-attention")
 """Methods that stand beside ablations: these names, and those that begin with one of them."""
 SECOND = 2

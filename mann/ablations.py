@@ -1,4 +1,4 @@
-"""Does the memory do anything? The memory of a trained network taken away in three ways, its size kept.
+"""Does the memory do anything? The memory of a network taken away in three ways, its size kept.
 
 Each is a memory around a memory, trained and tested like any other. The network has the same parameters as without,
 though some of them (the interface, where nothing is read or kept) then get no gradient.

@@ -196,7 +196,7 @@ class MemoryMethod(TrainedMethod):
     feed_read: bool = option(True, "the controller also sees the read of the step before")
     ablate: AblationName = option(
         "none",
-        "zero: reads are zeros; frozen: memory is never written; other: read from another episode of the batch",
+        "zero: reads are zeros; frozen: nothing written is kept; other: read from another episode of the batch",
         late=True,
     )
 
