@@ -73,6 +73,7 @@ class Task:
     version: ClassVar[int] = 1
     kind: ClassVar[Literal["classification", "regression"]] = "classification"
     metric: ClassVar[str] = "accuracy"
+    """What `score` is called; accuracy and error are fractions, which tables print in %."""
     higher_is_better: ClassVar[bool] = True
     online: ClassVar[bool] = False
     """True: predictions are made by `Learner.stream` over the query, each label shown one step after its input.
@@ -82,6 +83,8 @@ class Task:
     dataset: ClassVar[str | None] = None
     """Name in `bench.data` of the data set that `sample` reads; None where episodes are made from the seed alone."""
     splits: ClassVar[tuple[Split, ...]] = ("train", "val", "test")
+    fixed: ClassVar[int] = 0
+    """Number of test episodes where they are the same ones whatever the budget; 0 where `sample` draws them."""
     solved: ClassVar[float | None] = None
     """Validation score from which the task counts as solved; it goes into records."""
     groups: ClassVar[tuple[str, ...]] = ()
@@ -437,11 +440,18 @@ def answer(learner: Learner, episode: Episode, task: Task) -> Tensor:
     """
     x, y = episode.query
     if task.online:
-        prediction = learner.stream(x, y if task.y_size else y[..., :0])
+        prediction = learner.stream(x, shown(y, task))
     else:
         prediction = learner(episode.support, x)
     check_shapes(learner, episode, task, prediction)
     return prediction
+
+
+def shown(y: Tensor, task: Task) -> Tensor:
+    """The labels of an online task as a learner gets them: nothing of them where `y_size` is 0."""
+    if task.y_size:
+        return y
+    return y[..., :0] if y.dim() > 2 else torch.zeros_like(y)
 
 
 def check_shapes(learner: Learner, episode: Episode, task: Task, *predictions: Tensor) -> None:

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bench.api import Addresses, Learner, Task, answer
+from bench.api import Addresses, Learner, Task, answer, shown
 from bench.attribution import CREDITS, identities, observe
 
 EPISODES = 20
@@ -55,7 +55,7 @@ def watch(learner: Learner, task: Task, count: int, seed: int, device: str = "cp
 
 def trace(learner: Learner, task: Task, x: Tensor, y: Tensor) -> Addresses | None:
     """`Learner.trace` under the task's protocol, on the CPU."""
-    found = learner.trace(x, y if task.y_size else y[..., :0])
+    found = learner.trace(x, shown(y, task))
     if found is None:
         return None
     usage = None if found.usage is None else found.usage.cpu()

@@ -297,6 +297,7 @@ def _check_further(task: Task, name: str, setting: Task) -> None:
 
 def _fit(budget: Budget, method: Method, task: Task) -> Budget:
     """The budget as this cell can spend it, so that what cannot matter does not change the id."""
+    budget = replace(budget, test_episodes=max(budget.test_episodes, task.fixed))
     if not isinstance(method, TrainedMethod):
         return replace(budget, steps=0, validations=0, val_episodes=0, select="last")
     if "val" not in task.splits or budget.validations == 0:

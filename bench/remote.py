@@ -131,10 +131,13 @@ def spread(
     environ = {key: _absolute(os.environ[key]) for key in TRAVELLING if key in os.environ}
     waiting, jobs, last = deque(cells), dict[str, tuple[Cell, Job]](), dict[str, Progress]()
     busy = -math.inf  # when a job was last there
+    limit, raised = most, 0.0
     with _pool(name, plain) as pool:
         try:
             while (waiting or jobs) and not stopping.is_set():
-                while waiting and len(jobs) < most:
+                if limit < most and time.monotonic() - raised > PATIENCE_S:
+                    limit, raised = min(most, 2 * limit), time.monotonic()
+                while waiting and len(jobs) < limit:
                     cell = waiting[0]
                     _news(results, cell.id).unlink(missing_ok=True)
                     try:
@@ -142,7 +145,7 @@ def spread(
                     except Exception as error:
                         if time.monotonic() - busy > PATIENCE_S:
                             raise BenchError(f"{name} takes no job: {_reason(error)}") from error
-                        most = max(1, len(jobs))  # no more at once than it takes
+                        limit, raised = max(1, len(jobs)), time.monotonic()  # no more at once than it takes now
                         break
                     busy = time.monotonic()
                     waiting.popleft()

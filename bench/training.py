@@ -358,6 +358,8 @@ def evaluate(
                     check_shapes(learner, episode, task, *told)
                     density = torch.distributions.Normal(*told, validate_args=False).log_prob(episode.query.y)
                     surprise += (-density.flatten(1).mean(1)).double().tolist()
+    if len(scores) > max(count, task.fixed):
+        raise BenchError(f"{task.name}.episodes was asked for {count} and gives {len(scores)}; say so by `fixed`")
     return _scores(scores) | {
         "by_instance": _by_instance(task, hits.tolist(), shown.tolist()) if shown.any() else None,
         # Too many steps may diverge where the answer itself does not: such a step has no score.
@@ -538,6 +540,8 @@ def _graded(task: Task, prediction: Tensor, episode: Episode) -> list[float]:
     scores = _kind(task.score(prediction, episode.query.y), Tensor, f"{task.name}.score")
     if scores.shape != broken.shape:
         raise BenchError(f"{task.name}.score must give one score an episode, {[*broken.shape]}, not {[*scores.shape]}")
+    if task.metric in records.FRACTIONS and ((scores < 0) | (scores > 1)).any():
+        raise BenchError(f"{task.name}.score must be from 0 to 1, as its metric is called {task.metric}")
     return scores.double().masked_fill(broken, math.nan).tolist()
 
 

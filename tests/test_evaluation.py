@@ -17,7 +17,7 @@ from synthetic import scored, spec
 from torch import Tensor
 
 from bench import intervals, records, tables, views
-from bench.api import BenchError, Episode, Examples, Learner, Method, Task, option
+from bench.api import BenchError, Episode, Examples, Learner, Method, Task, option, shown
 from bench.config import as_dict
 from bench.grid import Budget, Cell
 from bench.registry import METHODS, Registry
@@ -274,3 +274,17 @@ def test_tasks_without_classes_have_no_open_interval(tmp_path: Path) -> None:
     record = run_cell(Cell(SteppingMethod(), Toy(), 0, BUDGET), Context(tmp_path))
     assert "open" not in record.result["evaluations"][""]
     assert math.isnan(tables.summary(tables.frame([record]))["clustered_half_width"].iloc[0])
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (2, 6, 4)])
+def test_labels_that_are_not_shown_keep_their_steps(shape: tuple[int, ...]) -> None:
+    """Nothing of them is left, whether a label is one class or several values."""
+
+    @named("hiding")
+    class Hiding(ToyOnline):
+        y_size = 0  # type: ignore[assignment]
+
+    y = torch.randint(1, 5, shape)
+    assert torch.equal(shown(y, ToyOnline()), y)
+    assert shown(y, Hiding()).shape[:2] == y.shape[:2]
+    assert not shown(y, Hiding()).any()

@@ -19,6 +19,7 @@ from bench.api import MissingData, Task
 from bench.config import LARGEST
 from bench.errors import BenchError, Unsuited
 from bench.grid import Budget, Cell
+from bench.tasks.lake import Lake
 
 SAFE = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -442,3 +443,10 @@ def test_a_spec_of_something_gone_is_a_sentence() -> None:
             grid.from_spec(spec | {part: spec[part] | {"fields": {"gone": 1}}})
     with pytest.raises(BenchError, match="field of budget 'gone'"):
         grid.from_spec(spec | {"budget": {"gone": 1}})
+
+
+def test_a_task_whose_test_episodes_are_fixed_has_all_of_them_in_its_budget() -> None:
+    lake, few = Lake(), Budget(test_episodes=10)
+    assert grid._fit(few, ToyNet(), lake).test_episodes == 20
+    assert grid._fit(Budget(test_episodes=600), ToyNet(), lake).test_episodes == 600
+    assert grid._fit(few, ToyNet(), Toy()).test_episodes == 10

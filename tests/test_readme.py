@@ -94,8 +94,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 
 def planned(command: str) -> list[str]:
-    """A command's words; long runs are only planned."""
+    """A command's words; long runs are only planned, and records of code that is being changed compared as well."""
     words = shlex.split(command)
+    words += ["--dirty"] if words[1] == "compare" else []
     options = dict(itertools.pairwise(words))
     if words[1] == "run" and (not words[2].startswith("-") or int(options.get("--steps", 0)) >= LONG):
         words += [] if "--dry-run" in words else ["--dry-run"]

@@ -224,6 +224,17 @@ BAD = {
 }  # fmt: skip
 
 
+def test_scores_of_both_signs_are_rounded_for_themselves() -> None:
+    """What is left of large scores that cancel is as precise as they are, not as itself."""
+    scores = {"per_episode": [1234567.0, -1234567.0], "mean": 0.05}
+    content = json.loads(_evaluated(**scores))
+    content["result"]["metric"] = "return"
+    assert records.parse(json.dumps(content).encode(), "x").result["evaluations"][""]["mean"] == 0.05
+    content["result"]["evaluations"][""]["mean"] = 5.0
+    with pytest.raises(BenchError, match="a mean that its episodes do not have"):
+        records.parse(json.dumps(content).encode(), "x")
+
+
 def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed, listing = tmp_path / "runs" / "copy", os.scandir
     closed.mkdir(parents=True)

@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -373,3 +375,34 @@ def test_an_error_that_quotes_logs_is_told_in_a_line(text: str, reason: str) -> 
     told = remote._reason(RuntimeError(text))
     assert reason in told
     assert "\n" not in told
+
+
+def test_a_moment_of_too_many_jobs_is_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture
+) -> None:
+    """Refused once, an executor is asked for as many as before, though not at once."""
+    at_once, jobs, refusals, now = [], set[Future[Any]](), [True], [0.0]
+
+    class Busy:
+        def submit(self, fn: Any) -> Future[Any]:
+            if len(jobs) == 1 and refusals and refusals.pop():
+                raise RuntimeError("sbatch: error: Socket timed out")
+            jobs.add(job := Future())
+            at_once.append(len(jobs))
+            return job
+
+    def tick(self: Any, seconds: float) -> bool:
+        now[0] += remote.PATIENCE_S + 1
+        for job in list(jobs):
+            jobs.remove(job)
+            job.set_result(remote.Ended("done", "", False, b""))
+        return False
+
+    monkeypatch.setattr(remote, "_pool", lambda name, context: contextlib.nullcontext(Busy()))
+    monkeypatch.setattr(remote, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
+    monkeypatch.setattr(type(stopping := threading.Event()), "wait", tick)
+    cells = grid.plan(None, ["chance"], ["glyphs"], "0-29", (), None).cells
+    remote.spread("slurm", cells, Context(tmp_path), 4, stopping, lambda outcome: None)
+    assert len(at_once) == 30
+    assert at_once[0] == 1
+    assert max(at_once) > 2  # ended jobs count until they are looked at

@@ -542,7 +542,25 @@ def test_scores_and_episodes_of_other_numbers_than_asked_for_are_refused() -> No
         def sample(self, split: Split, batch: int, rng: Generator) -> Episode:
             return super().sample(split, batch + 1, rng)
 
+    @named("toy-long")
+    class Long(Toy):
+        """Has one test episode more than it is asked for."""
+
+        def episodes(self, split: Split, count: int, seed: int) -> Iterator[Episode]:
+            yield from super().episodes(split, count + 1, seed)
+
+    @named("toy-points")
+    class Points(Toy):
+        """Its accuracy is in points."""
+
+        def score(self, prediction: Tensor, y: Tensor) -> Tensor:
+            return 100 + super().score(prediction, y)
+
     with store() as context:
+        with pytest.raises(BenchError, match=r"toy-long.episodes was asked for \d+ and gives \d+; say so by `fixed`"):
+            run_cell(cell_of(ToyNearest(), Long(), steps=0), context)
+        with pytest.raises(BenchError, match=r"toy-points.score must be from 0 to 1, as its metric is called accuracy"):
+            run_cell(cell_of(ToyNearest(), Points(), steps=0), context)
         with pytest.raises(BenchError, match=r"toy-mean.score must give one score an episode, \[\d+\], not \[\]"):
             run_cell(cell_of(ToyNearest(), Meant(), steps=0), context)
         with pytest.raises(BenchError, match=r"toy-more.sample was asked for \d+ episodes and gives"):

@@ -59,6 +59,7 @@ class Lake(Task):
 
     dataset = "lake"
     splits = ("train", "test")
+    fixed = RUNS
 
     size: int = option(28, "side of an image in pixels; 105 as drawn")
     train_way: int = option(20, "way of the training episodes", training=True)
@@ -83,6 +84,8 @@ class Lake(Task):
         """Refuse training characters that are among the 659 that Lake's runs were taken from."""
         if not 1 <= self.size <= 105:
             raise BenchError(f"lake: size must be from 1 to 105, not {self.size}")
+        if self.train_turned and self.size > 64:
+            raise BenchError(f"lake: size {self.size} is more than 64, too large to keep four rotations at hand")
         self.training().check()
         trained = data.split(*TRAINING[self.train_split])
         touched = sorted({*trained} & {*data.split("lake", "evaluation")})
