@@ -148,9 +148,14 @@ def chosen(request: Request) -> list[type[Op]]:
     return ops
 
 
+def own_settings(op: str, request: Request) -> list[str]:
+    """The settings of an op among those of a request, as "steps=20"."""
+    return [s.partition(".")[2] for s in request.settings if s.partition(".")[0] == op]
+
+
 def plan(op: type[Op], request: Request, device: str, dtype: torch.dtype, cache: int) -> Plan:
     """The sizes at which an op is measured; those that do not fit into memory are left out before anything is made."""
-    settings = [s.partition(".")[2] for s in request.settings if s.partition(".")[0] == op.name]
+    settings = own_settings(op.name, request)
     made = Plan(op, [], [], {})
     for point in sizes.points(op, request.sizes, settings, dtype, cache, request.quick):
         need = measuring.footprint(point, dtype, request.backward and op.differentiable)
@@ -203,7 +208,7 @@ def measure(p: Plan, request: Request, device: str, threads: int, dtype: torch.d
             left_out.append({"sizes": {}, "variant": name, "why": why})
         else:
             names.append(name)
-    asked = p.op.swept in request.sizes or any(f"{p.op.name}.{p.op.swept}=" in s for s in request.settings)
+    asked = p.op.swept in request.sizes or p.op.swept in sizes.named(own_settings(p.op.name, request))
     previous: Op | None = None
     torch._dynamo.reset()  # else the sizes of earlier ops count against the number of times that one may be compiled
     for point in p.points:

@@ -64,17 +64,21 @@ def points(op: type[Op], asked: Mapping[str, Sequence[int]], settings: Sequence[
     base = op()
     for setting in settings:
         base = override(base, setting)
-    set_already = {part.partition("=")[0].strip() for setting in settings for part in setting.split(",")}
     known = {f.name for f in fields(op)}
     grid = {name: values for name, values in asked.items() if name in known}
     made = [replace(base, **dict(zip(grid, values, strict=True))) for values in itertools.product(*grid.values())]
     for point in made:
         positive(point)
-    if op.swept in known and op.swept not in grid and op.swept not in set_already:
+    if op.swept in known and op.swept not in grid and op.swept not in named(settings):
         made = [point for each in made for point in sweep(each, dtype, cache, quick)]
     for point in made:
         point.check()
     return made
+
+
+def named(settings: Sequence[str]) -> set[str]:
+    """The fields that settings set, as "steps=20,width=8"."""
+    return {part.partition("=")[0].strip() for setting in settings for part in setting.split(",")}
 
 
 def sweep(op: Op, dtype: torch.dtype, cache: int, quick: bool) -> list[Op]:

@@ -167,7 +167,7 @@ class MANN(nn.Module):
             )
         if isinstance(encoder, nn.RNNBase):
             _check_recurrent(encoder, hidden_size)
-        self.encoder = encoder or _mlp(math.prod(self.input_shape), hidden_size)
+        self.encoder = encoder if encoder is not None else _mlp(math.prod(self.input_shape), hidden_size)
         self.query = nn.Linear(hidden_size, hidden_size)
         self.update = nn.GRUCell(2 * hidden_size, hidden_size)
         self.store = nn.Linear(hidden_size, 2 * hidden_size)

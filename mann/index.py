@@ -160,6 +160,8 @@ class LSH(nn.Module):
     powers: Tensor
     cells: Tensor
     first: Tensor
+    most: int
+    """Slots that a query compares at most."""
 
     def __init__(self, slots: int, width: int, tables: int = 8, probes: int = 4, capacity: int = 16, load: int = 8):
         super().__init__()
@@ -169,6 +171,7 @@ class LSH(nn.Module):
         if self.bits > 24:
             raise BenchError(f"LSH has at most 2^24 buckets a table: {slots} slots need a load above {load}")
         self.tables, self.capacity, self.probes = tables, capacity, min(probes, self.bits + 1)
+        self.most = tables * self.probes * capacity
         generator = torch.Generator().manual_seed(slots * 1009 + width)
         drawn = torch.randn(tables, width, self.bits, generator=generator, dtype=torch.float64)
         planes = torch.cat([torch.linalg.qr(part)[0] for part in drawn.split(width, 2)], 2)

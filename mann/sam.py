@@ -239,6 +239,8 @@ class SAM(Memory[SAMState]):
         self.sizes = (self.read_size, o.reads, o.width, 1, o.reads)
         self.interface_size = sum(self.sizes)
         self.lsh = LSH(o.slots, o.width) if o.search == "lsh" else None
+        if self.lsh and o.k > self.lsh.most:
+            raise BenchError(f"SAM finds at most {self.lsh.most} slots by search=lsh, not k={o.k}; use search=exact")
 
     def initial_state(self, batch: int, like: Tensor) -> SAMState:
         """An empty memory: zeros, and all slots in order of index. New buffers, which no other sequence shares."""

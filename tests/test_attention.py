@@ -271,3 +271,8 @@ def test_the_state_of_a_whole_network_survives_a_file() -> None:
     again = torch.load(file, weights_only=True)
     x = torch.randn(2, 3)
     torch.testing.assert_close(model(x, again)[0], model(x, state)[0])
+
+
+def test_an_encoder_that_does_nothing_is_an_encoder() -> None:
+    empty = torch.nn.Sequential()
+    assert MANN(input_size=8, memory_size=4, hidden_size=8, encoder=empty).encoder is empty

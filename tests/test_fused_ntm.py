@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import fused
@@ -10,10 +11,12 @@ import torch
 from fused import agree, network, scan_of, sequence, used
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from bench import registry
 from bench.api import generator
 from bench.tasks.glyphs import GlyphsOnline
+from mann.kernels import registry as kernels
 from mann.learner import reference
 from mann.ntm import NTM
 
@@ -155,3 +158,34 @@ def test_a_learner_takes_it_by_itself_where_it_fits(fields: dict[str, Any], ran:
 @pytest.mark.long
 def test_five_thousand_steps_take_less_than_two_gibibytes() -> None:
     fused.so_many_steps_take_less_than(5000, 2048, "NTM(slots=128, width=40, reads=4, writes=4)")
+
+
+def test_the_first_call_may_be_in_inference_mode() -> None:
+    """What compiles must not leave tensors that no backward pass may hold."""
+    task = GlyphsOnline(size=4)
+    learner = registry.METHODS.entries["ntm"](slots=8, width=4, controller_size=5).build(task)
+    found_scan = kernels.find(learner, "cpu")
+    assert not isinstance(found_scan, str)
+    found_scan.compile.cache_clear()  # type: ignore[attr-defined]
+    episode = task.sample("train", 2, generator("fused"))
+    with torch.inference_mode():
+        found = learner.stream(*episode.query)
+    learner.backend = "reference"
+    assert torch.allclose(found, learner.stream(*episode.query), atol=1e-5)
+
+
+class Scaled(nn.Linear):
+    """Is a linear map, but for a factor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 10 * super().forward(x)
+
+
+@pytest.mark.parametrize("made", [Scaled, partial(nn.Linear, bias=False), lambda n, m: nn.Sequential(nn.Linear(n, m))])
+def test_another_interface_gets_the_reference(made: Any) -> None:
+    task = GlyphsOnline(size=4)
+    learner = registry.METHODS.entries["ntm"](slots=8, width=4, controller_size=5).build(task)
+    learner.interface = made(5, learner.memory.interface_size)
+    learner.use("auto")
+    learner.stream(*task.sample("train", 2, generator("fused")).query)
+    assert learner.ran == {"reference"}

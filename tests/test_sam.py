@@ -491,3 +491,11 @@ def test_a_journal_takes_back_what_it_noted() -> None:
     assert buffer.tolist() == [[0, 8, 2, 3, 8, 5]]
     journal.rewind()
     assert torch.equal(buffer, torch.arange(6.0).view(1, 6))
+
+
+def test_an_index_that_holds_fewer_candidates_than_are_to_be_read_is_refused() -> None:
+    with pytest.raises(BenchError, match="SAM finds at most 512 slots by search=lsh, not k=600"):
+        SAM(slots=1024, width=2, reads=1, k=600, search="lsh")
+    memory = SAM(slots=1024, width=2, reads=1, k=512, search="lsh")
+    step = torch.randn(1, memory.interface_size)
+    assert memory(step, memory.initial_state(1, step))[0].isfinite().all()

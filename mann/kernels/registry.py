@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from bench.api import BenchError, Memory
@@ -67,7 +67,8 @@ def scan(
 
     @functools.cache
     def once(dtype: torch.dtype) -> None:
-        with torch.random.fork_rng(devices=[]):
+        # Whoever calls may be in inference mode, or have another device by default.
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.device("cpu"):
             compile(dtype)
 
     def register(run: Run) -> Run:
@@ -82,7 +83,7 @@ def prepare(learner: MemoryLearner, compiling: Callable[[], None]) -> str | None
 
     compiling: called if that takes longer than a moment.
     """
-    like = learner.interface.weight
+    like = next(learner.interface.parameters(), torch.empty(0))
     found = find(learner, like.device.type)
     if isinstance(found, str):
         return found
@@ -117,6 +118,8 @@ def find(learner: MemoryLearner, device: str) -> Scan | str:
     lacking = _load(device)
     memory, controller = type(learner.memory), type(learner.controller)
     known = SCANS.get((device, memory, controller))
+    if type(learner.interface) is not nn.Linear or learner.interface.bias is None:
+        return "its interface is another module than an nn.Linear with a bias"
     if known:
         return known
     if lacking:

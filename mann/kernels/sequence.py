@@ -143,7 +143,7 @@ def by_reference(
 @torch.enable_grad()
 def try_out(scan: Run, memory: Memory[Any], dtype: torch.dtype) -> None:
     """Run a scan forward and back on a small memory, so that it is compiled."""
-    made = torch.zeros(1, 1, 4, dtype=dtype, requires_grad=True)
+    made = torch.zeros(1, 1, 4, dtype=dtype, device="cpu", requires_grad=True)
     controller = LSTMController(1, memory.read_size, 1).to(dtype)
     interface = nn.Linear(1, memory.interface_size, dtype=dtype)
     learner: Any = SimpleNamespace(memory=memory.to(dtype), controller=controller, interface=interface, feed_read=True)
@@ -224,7 +224,8 @@ def room(kind: type[Any], rows: int, shapes: Mapping[str, tuple[int, ...]], like
 
     They are torch's, so that its profiler counts them.
     """
-    made = {k: torch.empty((rows, *s), dtype=torch.int64 if k in whole else like.dtype) for k, s in shapes.items()}
+    made = {k: torch.empty((rows, *s), dtype=torch.int64 if k in whole else like.dtype, device=like.device)
+            for k, s in shapes.items()}  # fmt: skip
     return kind(**{name: tensor.numpy() for name, tensor in made.items()})
 
 

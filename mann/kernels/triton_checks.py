@@ -246,7 +246,8 @@ def _clear(usages: list[Tensor], batch: int, written: int, close: float) -> Tens
     rows = torch.ones(batch, dtype=torch.float64)
     for usage in usages:
         least = usage.detach().sort(1).values[:, : written + 1]
-        rows *= (least.diff(dim=1).amin(1) > close).double().to(rows.device)
+        if least.shape[1] > 1:  # one slot is always the one
+            rows *= (least.diff(dim=1).amin(1) > close).double().to(rows.device)
     return rows
 
 

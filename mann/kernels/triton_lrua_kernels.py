@@ -101,7 +101,7 @@ def lrua_forward(
             tl.store(weights + head * SLOTS + slot, found, mask=here)
             tl.store(read + head * WIDTH + column, tl.sum(seen * found[:, None], 0), mask=wide)
             touched += found
-        used = DECAY * used + touched
+        used = tl.where(here, DECAY * used + touched, infinity)  # 0 · ∞ would be NaN
         cell = written
         tl.debug_barrier()
     tl.store(memory + row * CELLS + tile, cell, mask=inside)
