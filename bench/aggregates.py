@@ -19,7 +19,7 @@ from scipy import stats
 
 from bench import memory_tables
 from bench.errors import BenchError
-from bench.frames import apart, once
+from bench.frames import PERCENT, apart, once
 from bench.intervals import FEWEST, Estimate
 from bench.stats import Section
 
@@ -199,6 +199,8 @@ def _sections(made: pd.DataFrame) -> Iterator[tuple[str, str, Section, dict[str,
              for spec, fields in zip(there["spec"], there["fields"], strict=True)]  # fmt: skip
     for (task, setting), rows in there[np.array(alike, bool)].groupby(["task", "setting"], sort=False):
         section = Section(rows)
+        if section.template.higher_is_better and section.template.metric not in PERCENT:
+            continue  # what would be perfect is not known
         forms = rows.groupby("method_name")["method"].unique()
         if not math.isnan(section.chance):
             yield str(task), str(setting), section, {str(n): f[0] for n, f in forms.items() if len(f) == 1}

@@ -228,8 +228,8 @@ class Task:
     def instances(self, y: Tensor) -> Tensor | None:
         """In an online task the group, from 1, in which each prediction is counted: [batch, n]; 0 for none.
 
-        Records hold the share of right predictions in each of the first ten groups. Unless `groups` names them
-        otherwise, a group is how often the label has been shown, up to and including now.
+        Records of accuracies hold the share of right predictions in each of the first ten groups. Unless `groups` names
+        them otherwise, a group is how often the label has been shown, up to and including now.
         """
         return None
 

@@ -227,13 +227,13 @@ def run(
 
     executors.named(executor)
     chosen = partial(grid.plan, suite, method or (), task or (), seeds, setting or (), steps)
-    plan = running.planned(chosen) if dry_run else chosen()
-    cells = plan.cells if shard is None else grid.shard(plan.cells, shard)
-    request = running.Request(
-        suite, cells, plan.notes, results, workers, threads, device, training.backend_of(backend), executor, stack,
-        picture,
-    )  # fmt: skip
     with _stdout_for_json(as_json):
+        plan = running.planned(chosen) if dry_run else chosen()
+        cells = plan.cells if shard is None else grid.shard(plan.cells, shard)
+        request = running.Request(
+            suite, cells, plan.notes, results, workers, threads, device, training.backend_of(backend), executor, stack,
+            picture,
+        )  # fmt: skip
         code, told = running.dry_run(request, as_json) if dry_run else running.run(request, as_json)
     if as_json:
         _json(told)
@@ -249,7 +249,8 @@ def status(suite: Suite = None, data: Data = None, results: Results = RESULTS, a
     _prepare(plugin, data)
     from bench import running
 
-    told = running.status(suite, results, as_json)
+    with _stdout_for_json(as_json):
+        told = running.status(suite, results, as_json)
     if as_json:
         _json(told)
 
@@ -308,8 +309,9 @@ def inspect(
     _prepare(plugin, data)
     from bench import inspection
 
-    subject = inspection.choose(id, method, task, setting, steps, seed, results, again)
-    told = inspection.inspect(subject, episode, out, as_json)
+    with _stdout_for_json(as_json):
+        subject = inspection.choose(id, method, task, setting, steps, seed, results, again)
+        told = inspection.inspect(subject, episode, out, as_json)
     if as_json:
         _json(told)
 
@@ -345,7 +347,8 @@ def compare(
     from bench import comparing
 
     request = comparing.Request(a, b, results, task, setting, at, failures, margin, dirty)
-    told = comparing.compare(request, as_json)
+    with _stdout_for_json(as_json):
+        told = comparing.compare(request, as_json)
     if as_json:
         _json(told)
 
@@ -532,7 +535,8 @@ def export(
     _prepare(plugin, data)
     from bench import bundles, curves
 
-    told = {} if bundle is None else bundles.export(bundle, suite or [], results, dirty, as_json)
+    with _stdout_for_json(as_json):
+        told = {} if bundle is None else bundles.export(bundle, suite or [], results, dirty, as_json)
     if tensorboard is not None:
         count = curves.tensorboard(bundles.chosen(suite or [], results, dirty), tensorboard)
         typer.echo(f"wrote the curves of {count} more records into {tensorboard}", err=as_json)

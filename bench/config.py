@@ -10,6 +10,7 @@ import reprlib
 import types
 import typing
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any, Literal, TypeVar
 
@@ -19,6 +20,9 @@ C = TypeVar("C")
 WHOLE, NUMBER, TEXT, TRUTH, NONE, MISSING = (int,), (int, float), (str,), (bool,), (type(None),), (type(...),)
 PLAIN = NUMBER + TEXT + TRUTH + NONE
 """Shapes of values without parts; see `misfit`."""
+UNIONS = (typing.Union, types.UnionType)
+_ORDER: dict[Any, int] = {int: 1, float: 2, bool: 3, str: 4}
+"""Types of single values, in the order in which text is tried as one of several."""
 INFINITE = frozenset({math.inf, -math.inf})
 LARGEST = 10**9
 """Largest whole number that a field may have: what is larger is a slip of the hand, and no machine could do it."""
@@ -46,14 +50,21 @@ def digest(value: Any, length: int = 12) -> str:
 
 def as_dict(config: Any) -> dict[str, Any]:
     """A config's fields as they enter a spec: late fields only where they differ from their default."""
-    values = {}
+    values, kinds = {}, types_of(type(config))
     for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        if isinstance(value, int) and not isinstance(value, bool) and f.type in ("float", float):
-            value = float(value)  # 0 and 0.0 are the same setting
+        value = _floating(kinds.get(f.name), getattr(config, f.name))
         if not (f.metadata.get("late") and value == f.default):
             values[f.name] = list(value) if isinstance(value, tuple) else value
     return values
+
+
+def _floating(kind: Any, value: Any) -> Any:
+    """A whole number of a field that holds fractions as one: 0 and 0.0 are the same setting."""
+    if isinstance(value, tuple):
+        return tuple(_floating(typing.get_args(kind)[0], v) for v in value) if typing.get_args(kind) else value
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    kinds = typing.get_args(kind) if typing.get_origin(kind) in UNIONS else (kind,)
+    return float(value) if whole and float in kinds and int not in kinds else value
 
 
 def late_defaults(cls: type[Any]) -> dict[str, Any]:
@@ -100,7 +111,7 @@ def convert(cls: type, key: str, value: Any) -> Any:
     from bench.registry import unknown
 
     owner = getattr(cls, "name", cls.__name__.lower().removesuffix("options"))
-    hints = _hints(cls)
+    hints = types_of(cls)
     names = {f.name for f in dataclasses.fields(cls)}
     if key not in names:
         raise BenchError(unknown(f"field of {owner}", key, names))
@@ -112,22 +123,48 @@ def convert(cls: type, key: str, value: Any) -> Any:
         raise BenchError(f"{owner}.{key} must be {describe(hints[key])}, not {reprlib.repr(value)}") from None
 
 
+def types_of(cls: type) -> dict[str, Any]:
+    """The types of a class's fields by name; none where they cannot be told."""
+    return _hints(cls)
+
+
 @cache
 def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+    try:
+        return typing.get_type_hints(cls)
+    except NameError:
+        return {}
+
+
+def holds(kind: Any) -> bool:
+    """Whether configs may have fields of a type: whatever `convert` takes and records hold."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return all(type(choice) in PLAIN for choice in args)
+    if origin in UNIONS:
+        return all(each is type(None) or holds(each) for each in args)
+    if origin is tuple:
+        return bool(args) and typing.get_origin(args[0]) is not tuple and holds(args[0])
+    return kind in _ORDER
 
 
 def _convert(kind: Any, value: Any) -> Any:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         for choice in args:
-            if value == choice or str(value) == str(choice):
+            plain = choice is None or isinstance(choice, bool)
+            text = ("none" if choice is None else str(choice).lower()) if plain else str(choice)
+            if value == choice or (str(value).lower() if plain else str(value)) == text:
                 return choice
         raise ValueError
-    if origin in (typing.Union, types.UnionType):
-        if value is None or value in ("none", ""):
+    if origin in UNIONS:
+        if type(None) in args and (value is None or value in ("none", "")):
             return None
-        return _convert(next(a for a in args if a is not type(None)), value)
+        arms = sorted((a for a in args if a is not type(None)), key=lambda a: _ORDER.get(a, 0))
+        for arm in arms[:-1]:  # what is text as well is text last
+            with suppress(ValueError, TypeError, KeyError):
+                return _convert(arm, value)
+        return _convert(arms[-1], value)
     if origin is tuple:
         if isinstance(value, str):
             # "+" joins settings that themselves hold commas: also=way=20,shot=1+way=20,shot=5
@@ -163,7 +200,7 @@ def describe(kind: Any) -> str:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return "one of " + ", ".join(str(a) for a in args)
-    if origin in (typing.Union, types.UnionType):
+    if origin in UNIONS:
         return " or ".join("none" if a is type(None) else describe(a) for a in args)
     if origin is tuple:
         return f"a list of {'settings joined by +' if args[0] is str else describe(args[0]) + 's joined by commas'}"

@@ -12,7 +12,7 @@ from bench.records import Record
 
 
 def tensorboard(found: Iterable[Record], out: Path) -> int:
-    """Write the loss and validation of every step, and the test scores at the step tested; the number of new folders.
+    """Write the points of all curves, and the test scores at the step tested; returns the number of new folders.
 
     A record that has its folder is left alone.
 

@@ -6,13 +6,16 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
+from functools import cache
 from typing import Any
 
 import pandas as pd
 
 from bench import published, registry
-from bench.config import canonical, digest
+from bench.config import as_dict, canonical, convert, digest
+from bench.errors import BenchError
 
 PERCENT = frozenset({"accuracy", "error", "error rate"})
 """Metrics that are fractions in records and percent wherever people read them; others are shown as they are."""
@@ -251,16 +254,22 @@ def _would_be(spec: Mapping[str, Any], measured: set[str] | None) -> dict[str, d
     }
     settings = {"": base}
     for text in fields.get("also", ()):
-        changes = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
-        settings[text] = base | {key: _value(value) for key, value in changes.items()}
+        changes = (part.partition("=") for part in text.split(",") if "=" in part)
+        named = ((key.strip(), value.strip()) for key, _, value in changes)
+        settings[text] = base | {key: _value(spec["task"]["name"], key, value) for key, value in named}
     return settings
 
 
-def _value(text: str) -> Any:
+def _value(task: str, key: str, text: str) -> Any:
+    """A field's value as records have it; of a task that is not registered, as it looks."""
+    registry.load()
     try:
-        return json.loads(text)
-    except ValueError:
+        value = convert(registry.TASKS.entries[task], key, text)
+    except (KeyError, BenchError):
+        with suppress(ValueError):
+            return json.loads(text)
         return text
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _settings(made: pd.DataFrame) -> list[str]:
@@ -300,12 +309,22 @@ def _changed(method: str, values: Mapping[str, Any]) -> set[str]:
     """Fields that a method's config holds at other than their defaults; none of a method that is not registered."""
     registry.load()
     cls = registry.METHODS.entries.get(method)
-    defaults = {f.name: f.default for f in dataclasses.fields(cls)} if cls else {}
-    return {k for k, v in values.items() if k in defaults and canonical(v) != canonical(defaults[k])}
+    defaults = _defaults(cls) if cls else {}
+    return {k for k, v in values.items() if k in defaults and canonical(v) != defaults[k]}
+
+
+@cache
+def _defaults(cls: type[Any]) -> dict[str, str]:
+    """The canonical text of a class's defaults, as records hold them; "" of a late one, which then is left out."""
+    recorded = as_dict(cls())
+    return {f.name: canonical(recorded[f.name]) if f.name in recorded else "" for f in dataclasses.fields(cls)}
 
 
 def _config(spec: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
-    """All of a cell that may set it apart from others tested in the same setting; not the seed."""
+    """All of a cell that may set it apart from others tested in the same setting; not the seed.
+
+    What its training has a name for that its method has as well is called "trained" so.
+    """
     task = spec["task"]
     trained = {
         (f"trained {key}" if key in measured else key): value
@@ -314,7 +333,10 @@ def _config(spec: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, A
     }
     data = {"data": str(task["data"])[:12]} if task.get("data") else {}
     versions = {"version": spec["method"]["version"], "task version": task["version"]}
-    return {**dict(sorted(spec["method"]["fields"].items())), **trained, **spec["budget"], **data, **versions}
+    config = dict(sorted(spec["method"]["fields"].items()))
+    for part in (trained, spec["budget"], data, versions):
+        config |= {(f"trained {key}" if key in config else key): value for key, value in part.items()}
+    return config
 
 
 def _varying(configs: Iterable[Mapping[str, Any]], absent: bool = False) -> set[str]:

@@ -106,7 +106,8 @@ def plan(
     steps: int | None = None,
     offline: bool = False,
 ) -> Plan:
-    """Expand choices into cells. With a suite, methods, tasks and seeds narrow it down; without, they make the grid.
+    """Expand choices into cells. With a suite, methods and tasks narrow it down, and seeds take the place of its own;
+    without, they make the grid.
 
     settings: "mann.slots=256", "omniglot.way=20", "budget.validations=5"; the part before the dot may be a pattern.
     offline: name the cells without looking for their data, to compare them with records.
@@ -130,11 +131,13 @@ def plan(
     for block in blocks:
         budget = _apply(build(Budget, block.get("budget", {})), "budget", changes, used)
         budget.check()
-        all_methods = [_apply(m, m.name, changes, used) for m in _entries(registry.METHODS, block["methods"])]
-        all_tasks = [_apply(t, t.name, changes, used) for t in _entries(registry.TASKS, block["tasks"])]
+        all_methods = _entries(registry.METHODS, block["methods"])
+        all_tasks = _entries(registry.TASKS, block["tasks"])
         if suite is not None:
             all_methods = _narrow(registry.METHODS, all_methods, methods)
             all_tasks = _narrow(registry.TASKS, all_tasks, tasks)
+        all_methods = [_apply(m, m.name, changes, used) for m in all_methods]
+        all_tasks = [_apply(t, t.name, changes, used) for t in all_tasks]
         for m in all_methods:
             m.check()
         if not offline:
@@ -145,7 +148,7 @@ def plan(
                 _check_further(t, name, each)
         block_seeds = parse_seeds(seeds if seeds is not None else block.get("seeds", "0"))
         try:
-            for t in all_tasks if not offline else ():
+            for t in all_tasks if all_methods and not offline else ():
                 t.check_data()
             for seed in block_seeds:
                 for t in all_tasks:

@@ -154,13 +154,16 @@ def _trained_again(results: Path, cell: Cell) -> Path:
     """The store that has a cell's checkpoint; where none has, it is trained, with its progress shown.
 
     Raises:
-        BenchError: the training was stopped or failed; what there is of it is kept.
+        BenchError: the training failed; what there is of it is kept.
+        KeyboardInterrupt: it was stopped; the same command goes on.
     """
     place = results / ".bench" / "again"
     if (checkpoints.folder(results, cell.id) / "final.pt").exists():
         return results
     if not (checkpoints.folder(place, cell.id) / "final.pt").exists():
         code, _ = running.run(running.Request(None, [cell], (), place, picture=False), as_json=True)
+        if code == running.INTERRUPTED:
+            raise KeyboardInterrupt
         if code:
             raise BenchError(f"{cell.label} was not trained to its end; the same command goes on where it stopped")
     return place

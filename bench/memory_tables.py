@@ -16,7 +16,7 @@ import pandas as pd
 
 from bench import cells
 from bench.config import canonical
-from bench.frames import PERCENT
+from bench.frames import PERCENT, once
 from bench.intervals import t_half_width
 
 ABLATIONS = {"none": "as it is", "zero": "reads are zero", "frozen": "nothing kept", "other": "another episode's"}
@@ -153,7 +153,7 @@ def diagnostics(made: pd.DataFrame) -> pd.DataFrame:
     `value` and `chance` are means over the `n_seeds` seeds that have one, in the units of `bench.diagnostics`. Empty
     where no record has any.
     """
-    there = made[(made["outcome"] == "ok") & (made["evaluation"] == "") & made["diagnostics"].notna()]
+    there = once(made[(made["outcome"] == "ok") & (made["evaluation"] == "") & made["diagnostics"].notna()])
     rows: list[dict[str, Any]] = []
     for (task, setting, method), group in there.groupby(["task", "setting", "method"], sort=False):
         shared = {"task": task, "setting": setting, "method": method, "label": group["label"].iloc[0]}

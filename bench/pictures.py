@@ -16,7 +16,7 @@ import pandas as pd
 
 from bench.cells import rows_of
 from bench.charts import Chart, Line, Mark, Panel, short
-from bench.frames import PERCENT, RATIOS
+from bench.frames import PERCENT, RATIOS, once
 from bench.intervals import t_half_width
 from bench.memory_tables import diagnostics
 from bench.references import ceiling, elimination, guessing
@@ -85,7 +85,7 @@ def learning(made: pd.DataFrame, task: str) -> Chart | None:
     Where the axis is logarithmic the mean is geometric. Seeds that diverged end in a cross and are in no mean. What
     does not train is a dotted line at its test score.
     """
-    own = _where(made[made["evaluation"] == ""], "curve", lambda c: len(_validated(c)) >= POINTS)
+    own = curved(made)
     panels, rank, below = [], dict[str, float](), set[str]()
     for setting, part in own.groupby("setting", sort=False):
         metric = part["metric"].iloc[0]
@@ -119,6 +119,11 @@ def learning(made: pd.DataFrame, task: str) -> Chart | None:
     return _chart(f"{task}: learning", note, panels, rank)
 
 
+def curved(made: pd.DataFrame) -> pd.DataFrame:
+    """The rows that have a learning curve, each seed of a method once."""
+    return once(_where(made[made["evaluation"] == ""], "curve", lambda c: len(_validated(c)) >= POINTS))
+
+
 def _validated(curve: list[dict[str, Any]]) -> list[tuple[int, float]]:
     return [(p["step"], p["val"]) for p in curve if p["val"] is not None]
 
@@ -145,7 +150,7 @@ def _average(values: list[float], log: bool) -> float:
 def instances(made: pd.DataFrame, task: str) -> Chart | None:
     """Accuracy by how often a class has been shown, a panel a setting; guessing, and the ceiling of the first time."""
     panels = []
-    ok = made[made["outcome"] == "ok"]
+    ok = once(made[made["outcome"] == "ok"])
     for setting, part in _where(ok, "scores", partial(_by, named=False)).groupby("setting", sort=False):
         fields, count = part["fields"].iloc[0], max(len(s["by_instance"]["mean"]) for s in part["scores"])
         lines = [_line(str(label), range(1, count + 1), _percent(group, range(count)))
@@ -165,7 +170,7 @@ def ages(made: pd.DataFrame, task: str) -> Chart | None:
 
     The load of the left panel is the largest that was trained; memories without slots take the commonest number.
     """
-    ok = _where(made[made["outcome"] == "ok"], "fields", lambda f: {"load", "most"} <= set(f))
+    ok = _where(once(made[made["outcome"] == "ok"]), "fields", lambda f: {"load", "most"} <= set(f))
     ok = _where(ok, "scores", partial(_by, named=True))
     if ok.empty:
         return None

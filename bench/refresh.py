@@ -64,7 +64,10 @@ def refresh(suites: Sequence[str], results: Path, check: bool, dirty: bool) -> i
         for path in [*stale, *pages]:
             out.print(f"stale: {path}", soft_wrap=True)
         for path in orphans:
-            out.print(f"stale: {path} has no records any more; delete it", soft_wrap=True)
+            out.print(
+                f"stale: {path} is of no suite here that has records; delete it, unless it is of a suite of yours",
+                soft_wrap=True,
+            )
         if not stale and not orphans and not pages:
             out.print(f"{len(found.tables)} tables and {len(found.pictures)} pictures are what the records say")
         return 1 if stale or orphans or pages else 0

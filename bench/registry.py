@@ -26,6 +26,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
 
+from bench.config import holds, types_of
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -135,8 +136,8 @@ def _decorator(registry: Registry, name: str, source: str) -> Callable[[type[Any
     """What registers a class.
 
     Raises:
-        BenchError: it is no class of that kind, a field has no default or hides what records know it by, or the name
-            cannot be taken, see `Registry.add`.
+        BenchError: it is no class of that kind, a field has no default, has a type that is none of a config or hides
+            what records know it by, or the name cannot be taken, see `Registry.add`.
     """
 
     def register(cls: type[Any]) -> type[Any]:
@@ -144,9 +145,15 @@ def _decorator(registry: Registry, name: str, source: str) -> Callable[[type[Any
         if not (isinstance(cls, type) and issubclass(cls, base)):
             raise BenchError(f"{name} is registered as a {registry.kind} and does not derive from {base.__name__}")
         cls = dataclass(frozen=True, kw_only=True)(cls)
+        hints = types_of(cls)
         for each in fields(cls):
-            if each.default is MISSING and each.default_factory is MISSING:
+            if each.default is MISSING:
                 raise BenchError(f"the field {each.name} of {name} has no default; give it one, by option(...)")
+            if not holds(hints.get(each.name, int)):
+                raise BenchError(
+                    f"the field {each.name} of {name} has a type that no record holds; use int, float, bool, str, a "
+                    "Literal, a tuple[T, ...] of one of these, or T | None"
+                )
             if each.name in RESERVED:
                 raise BenchError(f"{name} has a field called {each.name}, which is what it is registered by; rename it")
         cls.name = name

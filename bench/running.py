@@ -293,7 +293,7 @@ def _log(request: Request, cell: Cell) -> str:
 
 
 def _next(request: Request, shown: Sequence[Record]) -> str:
-    if request.suite:
+    if request.suite and {r.id for r in shown} <= {c.id for c in grid.plan(request.suite, offline=True).cells}:
         return _command("tables", request.suite, request.results)
     return _command("show", shown[-1].id, request.results)
 

@@ -144,14 +144,15 @@ def reproductions(made: pd.DataFrame, *, task: str | None = None) -> list[Reprod
 def scores_of(rows: pd.DataFrame, at: str = "") -> dict[int, float]:
     """Of one method in one setting, the score of each seed as tables show it; NaN where it diverged.
 
-    Seeds that are missing, or have no such place, are left out.
+    Seeds that are missing, or have no such place, are left out; so are all where none of them was measured there.
     """
     metric, found = metric_of(rows), {}
+    measured = any(_part(scores, at) for scores in rows["scores"]) or (rows["outcome"] == "diverged").all()
     for seed, outcome, scores in zip(rows["seed"], rows["outcome"], rows["scores"], strict=True):
         part = _part(scores, at)
         if part and part["mean"] is not None:  # a setting that diverged may have scores after fewer steps
             found[int(seed)] = shown(metric, part["mean"])
-        elif outcome == "diverged" or (at.startswith("step ") and scores.get("by_step")):
+        elif measured and (outcome == "diverged" or (at.startswith("step ") and scores.get("by_step"))):
             found[int(seed)] = math.nan  # scores after other steps, and none that is finite after these
     return found
 
@@ -259,6 +260,7 @@ def _chance(section: pd.DataFrame, metric: str, at: str) -> float:
 
 def _part(scores: Mapping[str, Any], at: str) -> Mapping[str, Any] | None:
     """What a record says of one place: a mean, and scores by episode where it has them."""
+    at = at.partition(":")[0]  # tables say what a group is
     kind, _, number = at.partition(" ")
     if not at:
         return scores or None

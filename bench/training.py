@@ -547,7 +547,7 @@ def _graded(task: Task, prediction: Tensor, episode: Episode) -> list[float]:
 
 def _count_instances(task: Task, prediction: Tensor, episode: Episode, hits: Tensor, shown: Tensor) -> None:
     instances = task.instances(episode.query.y)
-    if instances is None:
+    if instances is None or task.metric != "accuracy":
         return
     right = task.correct(prediction, episode.query.y)
     for k in range(INSTANCES):

@@ -161,7 +161,7 @@ def setting_text(key: str, value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, (tuple, list)):
-        return ("+" if key == "also" else ",").join(map(str, value))
+        return ("+" if any(isinstance(v, str) for v in value) else ",").join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -339,7 +339,8 @@ def _open(metric: str, found: Mapping[str, Any]) -> str:
 
 
 def _instances(by: Mapping[str, Any]) -> Table:
-    made = table("instance", *(str(i + 1) for i in range(len(by["mean"]))))
+    named = by.get("groups")
+    made = table("" if named else "instance", *(named or (str(i + 1) for i in range(len(by["mean"])))))
     made.add_row("accuracy %", *("–" if m is None else f"{100 * m:.1f}" for m in by["mean"]))
     made.add_row("n", *map(str, by["n"]))
     return made

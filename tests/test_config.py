@@ -155,3 +155,31 @@ def test_further_settings_are_joined_by_plus() -> None:
         "": (3, 1), "way=2,shot=1": (2, 1), "way=2,shot=3": (2, 3),
     }  # fmt: skip
     assert all(t.also == () for t in toy.evaluations().values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixed:
+    """Fields of several types."""
+
+    rate: float | None = option(1, "a rate, or none")
+    size: float | str = option("auto", "a size, or a word")
+    any: Literal[True, False, "auto"] = option("auto", "a switch, or a word")
+    maybe: Literal[None, "a"] = option(None, "a word, or none")
+    rates: tuple[float, ...] = option((1, 2), "rates")
+
+
+@pytest.mark.parametrize(("key", "text", "value"), [
+    ("rate", "none", None), ("rate", "0.5", 0.5), ("size", "auto", "auto"), ("size", "0.5", 0.5), ("any", "true", True),
+    ("any", "False", False), ("any", "auto", "auto"), ("maybe", "none", None), ("maybe", "a", "a"),
+])  # fmt: skip
+def test_a_field_of_several_types_takes_each(key: str, text: str, value: object) -> None:
+    assert config.convert(Mixed, key, text) == value
+    assert config.convert(Mixed, key, value) == value
+
+
+def test_whole_numbers_of_fractions_are_fractions_in_a_spec() -> None:
+    """Whether they are written by a class, on the command line or in a spec."""
+    found = config.as_dict(Mixed())
+    assert json.dumps([found["rate"], found["rates"]]) == "[1.0, [1.0, 2.0]]"
+    assert config.as_dict(config.build(Mixed, found)) == found
+    assert config.as_dict(Mixed(rate=None))["rate"] is None

@@ -450,3 +450,18 @@ def test_a_task_whose_test_episodes_are_fixed_has_all_of_them_in_its_budget() ->
     assert grid._fit(few, ToyNet(), lake).test_episodes == 20
     assert grid._fit(Budget(test_episodes=600), ToyNet(), lake).test_episodes == 600
     assert grid._fit(few, ToyNet(), Toy()).test_episodes == 10
+
+
+def test_what_was_narrowed_out_of_a_suite_is_not_there_to_be_set() -> None:
+    with pytest.raises(BenchError, match=r"--set maml\.inner_lr fits nothing in this run"):
+        grid.plan("smoke", ["protonet"], ["glyphs"], settings=["maml.inner_lr=0.4"])
+
+
+def test_a_block_of_which_no_method_is_left_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path))
+    suite = tmp_path / "mine.toml"
+    suite.write_text('title = "x"\n[[grid]]\nmethods = ["protonet"]\ntasks = ["glyphs"]\n'
+                     '[[grid]]\nmethods = ["maml"]\ntasks = ["omniglot"]\n')  # fmt: skip
+    assert {c.task.name for c in grid.plan(str(suite), ["protonet"]).cells} == {"glyphs"}
+    with pytest.raises(MissingData):
+        grid.plan(str(suite))

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from synthetic import SLOTLESS, ablated, by_instance, copied, diagnosed, evaluation, points, probed, record, spec
 
-from bench import frames, references, tables
+from bench import frames, pictures, references, tables
 from bench.cells import milliseconds, seeds
 from bench.memory_tables import ablations, diagnostics
 from bench.seeding import generator
@@ -318,3 +318,18 @@ def test_documents_are_the_same_in_any_order_and_name_every_record(name: str) ->
     assert {id for text in table["records"] for id in text.split()} == {r["id"] for r in made}
     assert "nan" not in rendered["s.md"]
     assert tables.headline(made)
+
+
+def test_a_seed_whose_cells_differ_in_further_settings_counts_once() -> None:
+    cells = [spec("lstm", "omniglot-online", seed, fields={}, task_fields={"also": also})
+             for seed in range(3) for also in ([], ["way=3"])]  # fmt: skip
+    made = frame([
+        record(cell, *[evaluation(cell, [0.9])] * (1 + len(cell["task"]["fields"]["also"])),
+               diagnostics=diagnosed(0.8), curve=points([0.1, 0.2, 0.3]))
+        for cell in cells
+    ])  # fmt: skip
+    own = made[made["evaluation"] == ""]
+    assert set(diagnostics(own)["n_seeds"]) == {3}
+    chart = pictures.learning(own, "omniglot-online")
+    assert chart is not None
+    assert [len(line.seeds) for panel in chart.panels for line in panel.lines] == [3]

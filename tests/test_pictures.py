@@ -271,7 +271,10 @@ def test_tables_draws_and_checks_pictures(
         patch.setattr(charts, "draw", lambda chart: pytest.fail("to check is not to draw"))
         said = bench(capsys, *command, "--check")
         assert said.code == 1
-        assert said.out.splitlines() == ["stale: out/pictures/gone-learning.png has no records any more; delete it"]
+        assert said.out.splitlines() == [
+            "stale: out/pictures/gone-learning.png is of no suite here that has records; delete it, unless it is of a "
+            "suite of yours"
+        ]
         Path("out/pictures/gone-learning.png").unlink()
         assert bench(capsys, *command, "--check").code == 0
     before = shot.read_bytes()

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import field
 from pathlib import Path
 
 import pytest
@@ -110,11 +111,23 @@ def test_what_cannot_be_an_entry_is_refused_when_it_is_registered() -> None:
 
         name: str = "protonet"
 
+    class Nested(Method):
+        """Records hold no list of lists."""
+
+        sizes: tuple[tuple[int, ...], ...] = ((1, 2),)
+
+    class Made(Method):
+        """A default that is made anew each time may differ."""
+
+        sizes: tuple[int, ...] = field(default_factory=lambda: (8, 8))
+
     class Alone:
         """Is no method."""
 
     wrong = {
         "has no default; give it one": Bare,
+        "the field sizes of refused has no default": Made,
+        "the field sizes of refused has a type that no record holds; use int": Nested,
         "has a field called name, which is what it is registered by": Hiding,
         "is registered as a method and does not derive from Method": Alone,
     }

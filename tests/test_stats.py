@@ -522,3 +522,16 @@ def test_records_are_put_beside_what_was_published() -> None:
     assert found.ours.value == pytest.approx(98.1)
     assert isinstance(pd.DataFrame([found]), pd.DataFrame)
     assert found.discrepancies == found.row.note != ""
+
+
+def test_a_step_that_a_method_was_never_measured_after_is_no_divergence() -> None:
+    made = [
+        record(cell, evaluation(cell, [0.5], by_step=by_step({1: [0.5], last: [0.4 + seed / 100]})))
+        for seed in range(4)
+        for name, last in (("maml", 5), ("reptile", 10))
+        for cell in [spec(name, "sinusoid", seed, fields={})]
+    ]
+    for failures in ("excluded", "chance"):
+        with pytest.raises(BenchError, match=r"reptile has nothing at 'step 5' on sinusoid; there are: .*step 10"):
+            compare(frame(made), "maml", "reptile", at="step 5", failures=failures)
+    assert compare(frame(made), "maml", "reptile", at="step 1")

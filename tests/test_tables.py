@@ -595,3 +595,37 @@ def test_steps_that_tie_by_chance_are_not_taken_for_the_answer() -> None:
     same = stepped("maml", 10, {1: [0.2, 0.4], 10: [0.2, 0.4]})
     assert frames.after(frame(same)) is None, "none can be told from the other"
     assert frames.after(frame(same[:2] + one[2:])) == 10, "where one seed tells, it counts"
+
+
+def test_a_field_that_its_task_has_for_training_too_still_tells_forms_apart() -> None:
+    """Both NTM and the online tasks call something a shift, and a plug-in may count steps of its own."""
+    for key in ("shift", "steps"):
+        cells = [spec("ntm", "omniglot-online", seed, fields={key: value}, task_fields={"shift": 9})
+                 for value in (2, 3) for seed in (0, 1)]  # fmt: skip
+        made = frame([record(cell, evaluation(cell, [0.5])) for cell in cells])
+        assert list(made["method"]) == [f"ntm ({key}=2)"] * 2 + [f"ntm ({key}=3)"] * 2
+
+
+def test_a_setting_is_read_as_its_task_reads_it() -> None:
+    """Whether a seed diverged or not, it stands in one row."""
+    for text, true in (("balanced=yes", {"balanced": True}), ("way=3, length=12", {"way": 3, "length": 12})):
+        fields = {"also": [text]}
+        ok, bad = (spec("lstm", "omniglot-online", seed, fields={}, task_fields=fields) for seed in (0, 1))
+        other = evaluation(ok, [0.5])
+        other["setting"] |= true
+        rows = frame([record(ok, evaluation(ok, [0.9]), other), record(bad)])
+        there = rows[rows["evaluation"] == text]
+        assert there["setting"].nunique() == 1
+        assert sorted(there["outcome"]) == ["diverged", "ok"]
+
+
+def test_groups_are_judged_as_all_columns_are() -> None:
+    made = []
+    for seed in range(4):
+        for name, mean in (("mann", 0.9), ("ntm", 0.5)):
+            cell = spec(name, "omniglot-online", seed, fields={})
+            by = {"mean": [mean + seed / 100], "n": [500], "groups": ["age 1-2"]}
+            made.append(record(cell, evaluation(cell, [mean + seed / 100], by_instance=by)))
+    table = summary(frame(made))
+    assert list(table[table["at"] == "group 1: age 1-2"]["standing"]) == list(table[table["at"] == ""]["standing"])
+    assert set(table["standing"]) == {"best", "worse"}

@@ -64,7 +64,7 @@ def plot(panel: Panel, block: Block, looks: Mapping[str, Look], names: Sequence[
     for line in sorted(panel.lines, key=lambda line: names.index(line.name)):
         line = _banded(line, panel.log) if bands else line
         # Where seeds share no step there is no mean, and the seeds are all there is.
-        seeds = _seeds(line, block, where, metric)
+        seeds = _seeds(line, block, panel.title, where, metric)
         points = [
             Point(x, math.nan if y is None else y, where(x), _told(line, i, metric))
             for i, (x, y) in enumerate(zip(line.x, line.y, strict=True))
@@ -104,13 +104,14 @@ def _banded(line: Line, log: bool) -> Line:
     return Line(line.name, line.x, line.y, low, high, line.seeds, line.broken)
 
 
-def _seeds(line: Line, block: Block, where: Callable[[float], str],
+def _seeds(line: Line, block: Block, setting: str, where: Callable[[float], str],
            metric: str) -> list[tuple[str, list[Point]]]:  # fmt: skip
+    """The curves of a line's seeds, by their names; setting: "" where the task has one."""
     if not line.seeds:
         return []
-    own = block.made[(block.made["label"] == line.name) & (block.made["evaluation"] == "")]
-    numbers = sorted(own[own["curve"].map(bool)]["seed"])
-    names = [f"seed {n}" for n in numbers] if len(numbers) == len(line.seeds) else [""] * len(line.seeds)
+    own = pictures.curved(block.made)
+    own = own[(own["label"] == line.name) & ((own["setting"] == setting) | (setting == ""))]
+    names = [f"seed {n}" for n in sorted(own["seed"])]
     unit = " %" if metric in PERCENT else ""
     return [
         (name, [Point(a, math.nan if b is None else b, where(a), "" if b is None else cells.number(b, metric) + unit)
