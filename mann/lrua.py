@@ -13,7 +13,7 @@ The paper leaves some things open. Each is an option, and its default is the pap
 
 - `read`: eq. 17-19 address M_t, which eq. 23 makes by writing: the write comes first ("after"). With "before", M_{t-1}
   is addressed and read, as in a network that answers and then learns.
-- `write_value`: eq. 23 writes the key; "separate" writes a vector of its own, as NTM's add vector.
+- `write_value`: eq. 23 writes the key; "separate" writes a vector of its own, which passes tanh as keys do.
 - `head_slots`: eq. 21 is one n-hot vector for all heads, so each head writes to all n slots ("shared"); "per-head"
   gives head i the i-th least used slot.
 - `erase`: "the least used memory location" is "one" slot; "all" clears the n slots.
@@ -73,8 +73,8 @@ class LRUAState(NamedTuple):
 class LRUA(Memory[LRUAState]):
     """The memory of MANN as a cell: `LRUA(slots=128, width=40, heads=4)`, options as in `LRUAOptions`.
 
-    The interface holds the keys (heads × width, before tanh), then the values where they are separate, then the gates
-    where the controller gives them (heads, before σ). What is read is [batch, heads · width].
+    The interface holds the keys (heads × width), then the values where they are separate (both before tanh), then the
+    gates where the controller gives them (heads, before σ). What is read is [batch, heads · width].
 
     Raises:
         BenchError: more heads than slots, a size below one, or a decay outside of 0 to 1.

@@ -2,8 +2,8 @@
 
 `lrua_scan` is `mann.unroll` in one launch; with a sequence of one step it is a step. `lrua_controlled` has the
 controller's recurrent product and the interface in the scan as well. Both have gradients of all that they are given,
-but not twice; all options of `LRUAOptions` are served. What is given may be bfloat16: state and sums are float32 then,
-and what is read has the dtype of what was given.
+but not twice, and none of usage, which only ranks slots; all options of `LRUAOptions` are served. What is given may be
+bfloat16: state and sums are float32 then, and what is read has the dtype of what was given.
 """
 
 from __future__ import annotations
