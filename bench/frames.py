@@ -358,7 +358,8 @@ def _text(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return "+".join(map(_text, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    short = f"{value:g}" if isinstance(value, float) else ""
+    return short if short and float(short) == value else str(value)  # two rates must not have one name
 
 
 def _sort_key(column: pd.Series) -> pd.Series:

@@ -50,7 +50,8 @@ class Registry:
         """Enter a class, or a function, under a name.
 
         Raises:
-            BenchError: the name is taken by another one, or cannot be part of a path and of a command.
+            BenchError: the name is taken by another one, cannot be part of a path and of a command, or would leave open
+            what `--set NAME.FIELD` means.
         """
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
             raise BenchError(
@@ -61,6 +62,9 @@ class Registry:
             raise BenchError(
                 f"the {self.kind} name '{name}' of {cls.__module__} is taken by {old.__module__}; choose another name"
             )
+        other = {"method": TASKS, "task": METHODS}.get(self.kind)
+        if other and name in {"budget", *other.entries}:
+            raise BenchError(f"'{name}' is something else to --set; choose another name for the {self.kind}")
         self.entries[name] = cls
         self.origins[name] = _origin or "built in"
 

@@ -80,6 +80,9 @@ def test_a_name_is_taken_once() -> None:
     with pytest.raises(BenchError, match="the task name 'toy' of fakes is taken by fakes; choose another name"):
         reg.add("toy", ToyOnline)
     assert reg.entries == {"toy": Toy}
+    for name in ("budget", "protonet"):
+        with pytest.raises(BenchError, match=f"'{name}' is something else to --set; choose another name for the task"):
+            reg.add(name, Toy)
 
 
 def test_registering_makes_a_frozen_dataclass_of_keywords(monkeypatch: pytest.MonkeyPatch) -> None:
