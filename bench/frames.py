@@ -16,8 +16,9 @@ import pandas as pd
 from bench import published, registry
 from bench.config import as_dict, canonical, convert, digest
 from bench.errors import BenchError
+from bench.records import FRACTIONS
 
-PERCENT = frozenset({"accuracy", "error", "error rate"})
+PERCENT = frozenset({*FRACTIONS, "error rate"})
 """Metrics that are fractions in records and percent wherever people read them; others are shown as they are."""
 RATIOS = frozenset({"mse", "bits per sequence"})
 """Metrics that are compared by the logarithm of their ratio: above zero, and far apart by factors."""
